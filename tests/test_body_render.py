@@ -1,6 +1,7 @@
 """What pose maps look like, and that both backends draw the same ones."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,6 +191,22 @@ def test_pyrender_is_reused_at_every_size(model: BodyModel):
     assert render(vertices, model.faces, small, backend="pyrender").shape == (120, 90, 3)
     np.testing.assert_array_equal(render(vertices, model.faces, camera, backend="pyrender"), first)
     assert render_backends._renderer.cache_info().currsize == 1
+
+
+def test_pyrender_draws_in_any_thread(model: BodyModel):
+    if render_backends.find_pyrender_failure():
+        pytest.skip(
+            f"pyrender does not draw on this machine: {render_backends.find_pyrender_failure()}"
+        )
+    vertices, camera = body_view(model)
+    first = render(vertices, model.faces, camera, backend="pyrender")
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [
+            pool.submit(render, vertices, model.faces, camera, backend="pyrender") for _ in range(6)
+        ]
+    for job in jobs:
+        np.testing.assert_array_equal(job.result(), first)
+    np.testing.assert_array_equal(render(vertices, model.faces, camera, backend="pyrender"), first)
 
 
 def test_auto_falls_back_once_on_the_log(

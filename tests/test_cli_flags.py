@@ -11,7 +11,7 @@ from omfa_jax.cli.main import COMMANDS, main, make_parser
 from omfa_jax.core.errors import OmfaError
 
 # all that `module_for` leads to
-CHOSEN = {"eval": ([], ["--checkpoint", "x"], ["report"])}
+CHOSEN = {"eval": ([], ["--checkpoint", "x"], ["report"]), "sample": ([], ["--pairs", "x"])}
 NONE = ("nan", "NaN", "inf", "-inf", "1e999", "-1e999", "-1", "9" * 400, "9" * 5000, "")
 NONE += (" ", "x", "1j", "0x10", "1,5", "True", "None")
 PATHS = ("DIR", "FILE", "IMAGE", "JSON", "PNG", "PATH", "RAW", "STUDY", "SRC", "CHECKPOINT")

@@ -7,7 +7,7 @@ import time
 
 import jax
 import numpy as np
-import tiny_training
+from matrix_training import matrix_run
 
 from omfa_jax.core import compile_notice
 from omfa_jax.core.compile_notice import CompilationNotice, hide_slow_compile_box
@@ -25,12 +25,6 @@ FOLDING = (
     f"{ALARM}Constant folding an instruction is taking > 1s:\n\n  %reduce = f32[] reduce()\n\n"
 )
 ERROR = "E1130 12:00:00.000000     123 rendezvous.cc:50] participants are stuck\n"
-
-
-def mixing(params, inputs, t, rows, prompts):
-    """A stand-in for the UNet that compiles at once."""
-    del t, rows, prompts
-    return inputs[..., :4] * jax.tree.leaves(params)[0].mean()
 
 
 def filtered(*pieces):
@@ -86,7 +80,7 @@ def test_training_announces_the_step_and_compiles_it_once(tmp_path, caplog, monk
         compile_notice, "hide_slow_compile_box", lambda: contextlib.nullcontext(compiled.append(1))
     )
     with caplog.at_level(logging.INFO), jax.log_compiles():
-        train(tiny_training.make_run(tmp_path, 2, apply=mixing))
+        train(matrix_run(tmp_path, 2))
     assert caplog.messages.count("compiling the step; minutes for a large model") == 1
     assert len(compiled) == 1
     assert sum(line.startswith("Compiling jit(step)") for line in caplog.messages) == 1

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import processes
 import pytest
 from matrix_training import matrix_run
 from tiny_model import SLOTS, make_tiny_model, write_records
-from tiny_training import SETTINGS, make_run
+from tiny_training import SETTINGS
 
 from omfa_jax.cli import config_lib
 from omfa_jax.core.errors import OmfaError
@@ -19,6 +20,9 @@ from omfa_jax.core.tasks import Task
 from omfa_jax.evals import training_evaluation
 from omfa_jax.evals.heldout_run import find_heldout_split
 from omfa_jax.evals.training_evaluation import make_training_evaluation
+from omfa_jax.parallel.global_arrays import put_global
+from omfa_jax.parallel.mesh import MeshSettings, make_mesh
+from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
 from omfa_jax.train.loop import train
 
 BASE = Path(__file__).parents[1] / "configs" / "base.py"
@@ -68,10 +72,23 @@ def rows(workdir):
 
 
 def test_steps_with_it_and_without_it_are_bit_equal(records, tmp_path):
-    """On weights that are cut over two devices, which an evaluation gathers."""
-    without = train(make_run(tmp_path / "without", 2, (1, 2, 1)))
-    run = make_run(tmp_path / "with", 2, (1, 2, 1), evaluate_every_steps=1)
-    evaluate = evaluation_of(records, run.mesh)
+    """On weights that are sharded over two devices, which an evaluation gathers.
+
+    The training is of a matrix, which compiles in no time; the weights that are evaluated follow
+    it, so that a figure shows which state it is of.
+    """
+    mesh = (1, 2, 1)
+    without = train(matrix_run(tmp_path / "without", 2, mesh))
+    run = matrix_run(tmp_path / "with", 2, mesh, evaluate_every_steps=1)
+    evaluation = evaluation_of(records, run.mesh)
+    weights = make_tiny_model().unet_params
+    weights = put_global(weights, make_param_shardings(UNET_RULES, weights, run.mesh))
+    scale = jax.jit(lambda tree, by: jax.tree.map(lambda leaf: leaf * by, tree))
+
+    def evaluate(state, step):
+        scaled = scale(weights, 1 + jax.device_get(state.ema["kernel"]).mean())
+        return evaluation(SimpleNamespace(params=None, ema=scaled), step)
+
     state = train(dataclasses.replace(run, evaluate=evaluate))
     for name in ("params", "ema", "opt_state"):
         ours, others = (jax.tree.leaves(getattr(s, name)) for s in (state, without))
@@ -101,7 +118,7 @@ def test_a_device_without_memory_ends_evaluations_and_not_the_run(tmp_path, capl
 
 
 def test_what_cannot_be_evaluated_is_said_before_the_first_step(records, tmp_path):
-    mesh = make_run(tmp_path, 1).mesh
+    mesh = make_mesh(MeshSettings(1, 1, 1), jax.devices()[:1])
     assert find_heldout_split(str(records), "") == "test"
     with pytest.raises(OmfaError, match=r"has no split 'vall' .*config.eval.split"):
         find_heldout_split(str(records), "vall")
@@ -145,10 +162,11 @@ jax.config.update("jax_default_matmul_precision", "highest")
 from omfa_jax.parallel import distributed
 distributed.initialize(Path(sys.argv[1]))
 from types import SimpleNamespace
-from test_evaluation import evaluation_of, make_tiny_model, make_run
+from test_evaluation import evaluation_of, make_tiny_model
 from omfa_jax.parallel.global_arrays import put_global
+from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
-mesh = make_run(Path(sys.argv[1]), 1, (1, 2, 1)).mesh
+mesh = make_mesh(MeshSettings(1, 2, 1), jax.devices())
 params = make_tiny_model().unet_params
 params = put_global(params, make_param_shardings(UNET_RULES, params, mesh))
 evaluate = evaluation_of(Path(os.environ["RECORDS"]), mesh, "--config.eval.tasks=('try_on',)")

@@ -32,6 +32,7 @@ def slow(step):
         state, metrics = step(*arguments)
         return state, later(metrics)
 
+    taken.lower = step.lower
     return taken
 
 
@@ -61,6 +62,7 @@ def test_batches_are_placed_while_the_step_before_runs(tmp_path, monkeypatch):
             metrics.append(found)
             return state, found
 
+        taken.lower = step.lower
         return taken
 
     def watched_place(mesh, batch):

@@ -25,6 +25,7 @@ from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.pose_maps import SETTINGS_FILE
 from omfa_jax.core.images import from_signed, read_rgb
 from omfa_jax.model_loading import read_settings
+from omfa_jax.sampling.pose_sources import get_fitter
 
 
 @pytest.fixture
@@ -100,7 +101,10 @@ class StandInFit:
 def fit(monkeypatch):
     monkeypatch.setattr("omfa_jax.body.fit.fitter.Fitter", StandInFit)
     monkeypatch.setattr(StandInFit, "calls", [])
-    return StandInFit
+    # a fit is kept for the next person
+    get_fitter.cache_clear()
+    yield StandInFit
+    get_fitter.cache_clear()
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -15,18 +15,14 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.evals.influence import sample_derangement
-from omfa_jax.evals.prediction_sampling import (
-    SamplingJob,
-    claim_folder,
-    compute_weights_digest,
-    get_process_share,
-    sample_to_folder,
-)
+from omfa_jax.evals.prediction_sampling import SamplingJob, claim_folder, sample_to_folder
 from omfa_jax.evals.scores_file import read_scores
 from omfa_jax.evals.split_evaluation import SplitRequest, compute_metric_values
 from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import SplitRun
+from omfa_jax.sampling.grouped_sampling import get_process_share
 from omfa_jax.sampling.sampler import Sampler
+from omfa_jax.weights.weights_digest import compute_weights_digest
 
 PEOPLE = 6
 STEPS = SamplerSettings(steps=2, guidance=1.5)
@@ -114,9 +110,9 @@ def test_what_is_missing_is_made_again_and_nothing_else(alone, records, one_devi
 
     work = work_of(split, tmp_path, get_inputs=given)
     assert sample_to_folder(one_device, work, seed=3) == 2
-    assert sorted(asked) == [0, 1, 2, 3]
+    assert sorted(asked) == [1, 2]
     assert files(tmp_path) == alone | {"00000_00.png": b"not touched"}
-    assert sample_to_folder(one_device, work, seed=3) == 0 and len(asked) == 4
+    assert sample_to_folder(one_device, work, seed=3) == 0 and len(asked) == 2
 
 
 def test_noise_follows_the_name_and_the_seed_and_not_the_place(

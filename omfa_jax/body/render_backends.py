@@ -1,12 +1,13 @@
 """The two rendering backends for a coloured mesh: pyrender (OpenGL via EGL) and a z-buffer."""
 
 import atexit
+import contextlib
 import functools
 import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,7 @@ def draw_pyrender(painted: PaintedMesh, camera: Camera) -> UInt8[np.ndarray, "h 
     scene = pyrender.Scene(bg_color=[0.0, 0.0, 0.0, 1.0])
     scene.add(pyrender.Mesh([primitive]))
     scene.add(pyrender.IntrinsicsCamera(fx, fy, cx, cy, znear=near, zfar=far))
-    with _gl_lock:
-        renderer = _renderer(os.getpid())
+    with _use_renderer() as renderer:
         renderer.viewport_width = camera.width_px
         renderer.viewport_height = camera.height_px
         color, _ = renderer.render(scene, flags=pyrender.RenderFlags.FLAT)
@@ -114,10 +114,9 @@ def find_pyrender_failure() -> str | None:
 @functools.cache
 def is_on_gpu() -> bool:
     """Return True if pyrender, which must work here, uses a GPU instead of Mesa's CPU drivers."""
-    renderer = _renderer(os.getpid())
     from OpenGL.GL import GL_RENDERER, glGetString
 
-    with _gl_lock:
+    with _use_renderer() as renderer:
         renderer._platform.make_current()
         name = (glGetString(GL_RENDERER) or b"").decode(errors="replace").lower()
     return not any(driver in name for driver in SOFTWARE_GL)
@@ -131,6 +130,23 @@ def _import_pyrender() -> Any:
         warnings.simplefilter("ignore")
         import pyrender
     return pyrender
+
+
+@contextlib.contextmanager
+def _use_renderer() -> Iterator[Any]:
+    """Yield the renderer to this thread alone, and let go of its context for other threads."""
+    with _gl_lock:
+        renderer = _renderer(os.getpid())
+        try:
+            yield renderer
+        finally:
+            # pyrender leaves it current, and EGL then refuses it to every other thread
+            display = getattr(renderer._platform, "_egl_display", None)
+            if display is not None:
+                from OpenGL import EGL
+
+                none = EGL.EGL_NO_SURFACE
+                EGL.eglMakeCurrent(display, none, none, EGL.EGL_NO_CONTEXT)
 
 
 @functools.cache

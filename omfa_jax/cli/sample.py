@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omfa_jax.cli.flags import PERSON_INDEX_TYPE, int_between, parse_path_text
 from omfa_jax.cli.sampler_flags import (
+    SAMPLE_DTYPES,
     add_checkpoint_flags,
     add_sampler_flags,
     make_sampler_settings,
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 TASKS = ("try_on", "try_off", "transfer", "turntable")
 TURNTABLE_VIEWS = 8
-DTYPES = ("auto", "float32", "bfloat16")
+# a list has flags of its own
+PAIRS_MODULE, PAIRS_FLAGS = "omfa_jax.cli.sample_list", ("--pairs", "--persons")
 # flags that name the inputs: (flag, metavar, help)
 INPUTS = (
     ("--garment", "IMAGE", "in-shop photo of the garment"),
@@ -66,8 +68,17 @@ REQUIRED_INPUTS = {
 }
 
 
+def choose_module(arguments: list[str]) -> tuple[str, list[str]]:
+    """Return the module for the arguments after `omfa sample`, and the arguments left for it."""
+    is_list = any(word.split("=")[0] in PAIRS_FLAGS for word in arguments)
+    return PAIRS_MODULE if is_list else __name__, arguments
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa sample`."""
+    parser.epilog = (
+        "`omfa sample --pairs --help`: a picture for each pair of a list, by the thousand."
+    )
     add = parser.add_argument
     add_checkpoint_flags(parser)
     add(
@@ -117,8 +128,8 @@ def run(options: argparse.Namespace) -> None:
         require_inputs(options, REQUIRED_INPUTS[options.task], needs_face=options.task != "try_off")
     if options.task == "turntable" and not (options.pose or options.person):
         raise OmfaError("--task turntable needs --pose, or --person with a body beside it")
-    if options.dtype not in DTYPES:
-        raise make_unknown_name_error("dtype (--dtype)", options.dtype, DTYPES)
+    if options.dtype not in SAMPLE_DTYPES:
+        raise make_unknown_name_error("dtype (--dtype)", options.dtype, SAMPLE_DTYPES)
     out = require_writable_dir(options.out, "--out")
     if options.task in REQUIRED_INPUTS:
         require_inputs_kept(options, out, ("garment", *TASKS))

@@ -6,6 +6,9 @@ from omfa_jax.cli.flags import SEED_TYPE, make_rule_type, parse_path_text
 from omfa_jax.diffusion.denoising_loop import SAMPLER_RULES, SamplerSettings
 from omfa_jax.diffusion.samplers import SAMPLERS
 
+# of --dtype where pictures are generated
+SAMPLE_DTYPES = ("auto", "float32", "bfloat16")
+
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     """Add --checkpoint and --no-ema."""

@@ -25,21 +25,18 @@ from omfa_jax.evals.demo_columns import (
 )
 from omfa_jax.evals.exact_truth import ConditionRegions, ExactTruth
 from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
-from omfa_jax.evals.prediction_sampling import (
-    claim_folder,
-    compute_weights_digest,
-    get_busy_devices,
-    sample_to_folder,
-)
+from omfa_jax.evals.prediction_sampling import claim_folder, sample_to_folder
 from omfa_jax.evals.psnr import mean_psnr
 from omfa_jax.evals.scores_file import write_scores
 from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import SplitRun, compute_influence, compute_truth_scores
 from omfa_jax.models import decode, encode
 from omfa_jax.models.reference_unet import init_network_params
+from omfa_jax.sampling.grouped_sampling import get_busy_devices
 from omfa_jax.sampling.image_inputs import SlotFitter
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
+from omfa_jax.weights.weights_digest import compute_weights_digest
 
 log = logging.getLogger(__name__)
 

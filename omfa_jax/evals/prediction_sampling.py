@@ -1,41 +1,35 @@
 """Resumable sampling of a complete split; each image depends on its example only.
 
-The arithmetic for an example does not change with the batch size, the devices, the hosts or a
-restart: its noise is its own (`diffusion.noise`), a device always works on ROWS_PER_GROUP examples,
-and example i is always row i mod ROWS_PER_GROUP of its group of consecutive examples. Groups are
-therefore the unit that is distributed and, after a restart, repeated; existing images are not
-written again.
+`sampling.grouped_sampling` has the rules: the arithmetic for an example does not change with the
+batch size, the devices, the hosts or a restart. Existing images are not sampled again.
 """
 
-import collections
 import fnmatch
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from omfa_jax.core import trees
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import FORMAT_SUFFIXES
-from omfa_jax.core.images import from_signed, to_signed, unletterbox, write_image
+from omfa_jax.core.images import unletterbox, write_image
 from omfa_jax.core.name_lists import read_name_list
+from omfa_jax.core.run_facts import describe_changes
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.pipeline.decode_record import Example, stack_examples
-from omfa_jax.diffusion.noise import make_example_ids
+from omfa_jax.data.pipeline.decode_record import Example
+from omfa_jax.sampling.grouped_sampling import (
+    GroupedWork,
+    SampledInputs,
+    get_process_share,
+    sample_groups,
+)
 from omfa_jax.sampling.sampler import Sampler
-from omfa_jax.weights.omfa_model import Model
 
-# examples that a device computes at once; fixed, because XLA sums differently at other sizes
-ROWS_PER_GROUP = 4
 RUN_FILE = "run.json"
 # besides hidden files, what a folder may hold before it is claimed: the hosts' markers, a loss
 ALLOWED_BEFORE = ("joining", "loss.json")
@@ -80,95 +74,37 @@ def sample_to_folder(
 ) -> int:
     """Write the missing images of this process's share; return how many were written.
 
-    Each device of the sampler gets one group at a time. `batch_size` examples are in flight at once
-    (0: two rounds of all devices); it changes the memory used and not the images. Images are
-    written atomically.
+    `batch_size` examples are in flight at once; it changes the memory used and not the images (see
+    `sampling.grouped_sampling`). Images are written atomically.
     """
-    count, size = len(work.names), sampler.devices
     works = (work, *work.other_components)
-    # dealt round-robin, so that hosts finish together even when a restart has left gaps
-    groups = range(process, -(-count // ROWS_PER_GROUP), processes)
-    missing = [
-        g
-        for g in groups
-        if any(not w.get_path(p).exists() for p in get_group_indices(g, count) for w in works)
-    ]
-    rounds = [missing[i : i + size] for i in range(0, len(missing), size)]
-    ahead = max(1, batch_size // (ROWS_PER_GROUP * size)) if batch_size else 2
-    flying: collections.deque[tuple[list[int], Any]] = collections.deque()
+    share = get_process_share(len(work.names), process, processes)
+    missing = [at for at in share if not all(w.get_path(at).exists() for w in works)]
+
+    def write(place: int, _: SampledInputs, images: dict[str, np.ndarray]) -> int:
+        return sum(_write(w, place, images[w.generated]) for w in works)
+
+    grouped = GroupedWork(work.task, work.names, work.get_inputs, write)
     wrote = 0
-    threads = min(8, os.cpu_count() or 1)
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(
-            total=sum(len(get_group_indices(g, count)) for g in missing),
-            desc=work.folder.name,
-            unit="image",
-            disable=None,
-        ) as bar,
-    ):
-
-        def write_next() -> int:
-            rows, output = flying.popleft()
-            # rows that pad the last group come last
-            written = 0
-            for w in works:
-                images = from_signed(np.asarray(output[w.generated]))[: len(rows)]
-                jobs = zip(rows, images, strict=True)
-                written += sum(pool.map(lambda job, w=w: _write(w, *job), jobs))
-            bar.update(len(rows))
-            return written
-
-        for chosen in rounds:
-            # padding with the last group keeps the program the same on all devices
-            filled = [*chosen, *[chosen[-1]] * (size - len(chosen))]
-            rows = [
-                min(g * ROWS_PER_GROUP + row, count - 1)
-                for g in filled
-                for row in range(ROWS_PER_GROUP)
-            ]
-            batch = stack_examples(pool.map(work.get_inputs, rows), len(rows))
-            # returns before the devices are done: the next group is read meanwhile
-            output = sampler.dispatch(
-                work.task,
-                {name: to_signed(batch[name]) for name in COMPONENTS},
-                to_signed(batch["pose"]),
-                seed=seed,
-                has_pose=batch["has_pose"],
-                params=params,
-                ids=make_example_ids(work.names[place] for place in rows),
-            )
-            if chosen is rounds[0]:
-                # the time left does not count the compilation
-                bar.unpause()
-            flying.append(([p for g in chosen for p in get_group_indices(g, count)], output))
-            if len(flying) >= ahead:
-                wrote += write_next()
-        while flying:
-            wrote += write_next()
+    with tqdm(total=len(missing), desc=work.folder.name, unit="image", disable=None) as bar:
+        for counts in sample_groups(
+            sampler,
+            grouped,
+            missing,
+            seed=seed,
+            batch_size=batch_size,
+            params=params,
+            # the time left does not count the compilation
+            on_compiled=bar.unpause,
+        ):
+            wrote += sum(counts)
+            bar.update(len(counts))
     return wrote
-
-
-def get_busy_devices(count: int) -> list[Any]:
-    """Return this process's devices, at most as many as `count` examples have groups."""
-    groups = -(-count // (ROWS_PER_GROUP * jax.process_count()))
-    return jax.local_devices()[: max(1, groups)]
-
-
-def get_process_share(count: int, process: int, processes: int) -> list[int]:
-    """Return the indices of the examples that a process samples."""
-    groups = range(process, -(-count // ROWS_PER_GROUP), processes)
-    return [place for group in groups for place in get_group_indices(group, count)]
-
-
-def get_group_indices(group: int, count: int) -> range:
-    """Return the indices of a group's examples."""
-    return range(group * ROWS_PER_GROUP, min((group + 1) * ROWS_PER_GROUP, count))
 
 
 def _write(work: SamplingJob, place: int, image: np.ndarray) -> int:
     path = work.get_path(place)
-    # a group is sampled as a unit, though only some of its images may be missing
+    # of a task with several components, only one may be missing
     if path.exists():
         return 0
     if work.get_size_px is not None:
@@ -196,16 +132,10 @@ def claim_folder(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> No
             before = json.loads(path.read_text())
         except ValueError:
             before = {"run.json": "damaged"}
-        # through JSON, so that tuples compare equal to the lists that were read
-        asked = json.loads(json.dumps(dict(facts)))
-        names = sorted({*before, *asked})
-        changed = [name for name in names if before.get(name) != asked.get(name)]
-        if changed and not restart:
-            differences = "; ".join(
-                f"{n}: was {before.get(n)}, now {asked.get(n)}" for n in changed
-            )
+        changes = describe_changes(before, facts)
+        if changes and not restart:
             raise OmfaError(
-                f"{folder} holds images of another run ({differences}); give another folder to"
+                f"{folder} holds images of another run ({changes}); give another folder to"
                 " --out, or --restart to delete them and start over"
             )
         if restart:
@@ -250,18 +180,3 @@ def _clear(folder: Path) -> None:
 def _list_matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     found = [path for path in folder.iterdir() if path.suffix != ".cache"]
     return [p for p in found if any(fnmatch.fnmatchcase(p.name, pattern) for pattern in patterns)]
-
-
-def compute_weights_digest(model: Model) -> str:
-    """Return the SHA-256 of a model's UNet, VAE, prompts and settings."""
-    digest = hashlib.sha256(json.dumps(model.settings.to_json(), sort_keys=True).encode())
-    tree = {"unet": model.unet_params, "vae": model.vae_params, "prompts": dict(model.prompts)}
-    for path, leaf in _leaves(tree):
-        digest.update("/".join(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    # tree order: arrays that are still on disk are then read sequentially
-    return iter(trees.flatten(tree))

@@ -12,26 +12,22 @@ from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline.settings import PipelineSettings
-from omfa_jax.evals.prediction_sampling import (
-    ROWS_PER_GROUP,
-    SamplingJob,
-    claim_folder,
-    compute_weights_digest,
-    get_busy_devices,
-)
+from omfa_jax.evals.prediction_sampling import SamplingJob, claim_folder
 from omfa_jax.evals.scores_file import Scores
 from omfa_jax.evals.split_evaluation import (
     SCORES_FILE,
     SplitRequest,
     compute_records_digest,
     make_collective_sampler,
-    run_on_main_process,
     score_predictions,
 )
 from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import PREDICTIONS
+from omfa_jax.parallel.distributed import run_on_main_process
+from omfa_jax.sampling.grouped_sampling import ROWS_PER_GROUP, get_busy_devices
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.weights.omfa_model import Model
+from omfa_jax.weights.weights_digest import compute_weights_digest
 
 log = logging.getLogger(__name__)
 

@@ -12,27 +12,22 @@ from typing import cast
 import jax
 
 from omfa_jax import __version__
-from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.errors import make_unknown_name_error
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.data.records.record_schema import MANIFEST, read_manifest
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.evals.exact_truth import KINDS, ConditionRegions, ExactTruth
 from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
 from omfa_jax.evals.influence import CONDITIONS
-from omfa_jax.evals.prediction_sampling import (
-    ROWS_PER_GROUP,
-    SamplingJob,
-    claim_folder,
-    compute_weights_digest,
-    get_busy_devices,
-    sample_to_folder,
-)
+from omfa_jax.evals.prediction_sampling import SamplingJob, claim_folder, sample_to_folder
 from omfa_jax.evals.scores_file import Scores, write_scores
 from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import PREDICTIONS, SplitRun, compute_influence, compute_truth_scores
-from omfa_jax.parallel.distributed import any_across_processes
+from omfa_jax.parallel.distributed import run_on_all_processes, run_on_main_process
+from omfa_jax.sampling.grouped_sampling import ROWS_PER_GROUP, get_busy_devices
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.weights.omfa_model import Model
+from omfa_jax.weights.weights_digest import compute_weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -159,9 +154,8 @@ def make_collective_sampler(
     """Return a function that samples work on all processes: each does its share, then waits."""
 
     def sample(work: SamplingJob) -> int:
-        wrote, failed = 0, None
-        try:
-            wrote = sample_to_folder(
+        return run_on_all_processes(
+            lambda: sample_to_folder(
                 sampler,
                 work,
                 seed=seed,
@@ -169,26 +163,9 @@ def make_collective_sampler(
                 process=jax.process_index(),
                 processes=jax.process_count(),
             )
-        except Exception as error:
-            # raised below, after the others know: they would wait for this process forever
-            failed = error
-        if any_across_processes(failed is not None):
-            raise failed or OmfaError("another process of this job failed; its log says why")
-        return wrote
+        )
 
     return sample
-
-
-def run_on_main_process(work: Callable[[], None]) -> None:
-    """Run `work` on process 0; the others wait until it is done, or fail if it fails."""
-    failed = None
-    if jax.process_index() == 0:
-        try:
-            work()
-        except (OmfaError, OSError) as error:
-            failed = error
-    if any_across_processes(failed is not None):
-        raise failed or OmfaError("process 0 of this job failed; its log says why")
 
 
 def score_predictions(request: SplitRequest, out: Path, pred: Path, file: Path) -> Scores:

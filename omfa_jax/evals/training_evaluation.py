@@ -20,17 +20,13 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.evals.heldout_loss import HeldOutSettings
 from omfa_jax.evals.heldout_run import find_heldout_split, get_unet_shardings, make_heldout_loss
-from omfa_jax.evals.prediction_sampling import (
-    SamplingJob,
-    get_busy_devices,
-    get_process_share,
-    sample_to_folder,
-)
+from omfa_jax.evals.prediction_sampling import SamplingJob, sample_to_folder
 from omfa_jax.evals.row_evaluation import COMPONENT_SETTINGS, find_row
 from omfa_jax.evals.settings import EvaluationSettings
 from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import get_installed_measures
 from omfa_jax.parallel.global_arrays import gather_to_host
+from omfa_jax.sampling.grouped_sampling import get_busy_devices, get_process_share
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.train.loop import Evaluate
 from omfa_jax.train.state import TrainState

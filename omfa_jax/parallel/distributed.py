@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -27,6 +27,8 @@ JOIN_TIMEOUT, HANG_TIMEOUT = "OMFA_JOIN_TIMEOUT_S", "OMFA_HANG_TIMEOUT_S"
 XLA_HEARTBEAT_S = 100
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 def initialize(workdir: Path) -> None:
@@ -162,6 +164,31 @@ def any_across_processes(flag: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
+def run_on_main_process(work: Callable[[], None]) -> None:
+    """Run `work` on process 0; the others wait until it is done, or fail if it fails."""
+    failed = None
+    if jax.process_index() == 0:
+        try:
+            work()
+        except (OmfaError, OSError) as error:
+            failed = error
+    if any_across_processes(failed is not None):
+        raise failed or OmfaError("process 0 of this job failed; its log says why")
+
+
+def run_on_all_processes(work: Callable[[], Result]) -> Result:
+    """Return this process's `work()` when all have done theirs; if one fails, raise on all."""
+    failed = result = None
+    try:
+        result = work()
+    except Exception as error:
+        # raised below, after the others know: they would wait for this process forever
+        failed = error
+    if any_across_processes(failed is not None):
+        raise failed or OmfaError("another process of this job failed; its log says why")
+    return cast(Result, result)
 
 
 def allgather_int(number: int) -> list[int]:

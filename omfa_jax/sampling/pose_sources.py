@@ -1,10 +1,13 @@
 """Where a pose comes from: a pose map image, or SMPL-X bodies with the camera of a photo."""
 
+import functools
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -22,9 +25,13 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox, read_rgb, to_signed
 from omfa_jax.sampling.photo_frame import PhotoFrame
 
+if TYPE_CHECKING:
+    from omfa_jax.body.fit.fitter import Fitter
+
 log = logging.getLogger(__name__)
 
 BLACK = 0
+_ONE_FIT, _ONE_LOAD = threading.Lock(), threading.Lock()
 
 PoseImages = Float[np.ndarray, "views h w 3"]
 
@@ -97,7 +104,7 @@ def read_pose(
     """
     if Path(path).suffix == ".npz":
         params, camera = load_body(path)
-        return PosedBodies([params], camera, load_body_model(smplx_model))
+        return PosedBodies([params], camera, get_body_model(smplx_model))
     require_map_style(path, style, flag)
     return PoseMap(read_rgb(path, f"pose map ({flag})"))
 
@@ -115,7 +122,6 @@ def fit_body(
     reason is logged and there is no body.
     """
     from omfa_jax.body.fit.fit_quality import find_confident_keypoints, find_missing_parts
-    from omfa_jax.body.fit.fitter import Fitter
     from omfa_jax.body.fit.keypoints import BODY_25
 
     refusal = "%s: no body from these keypoints: %s"
@@ -125,14 +131,39 @@ def fit_body(
     if missing := find_missing_parts(BODY_25, seen):
         log.warning(refusal, name, missing)
         return None
-    log.info("%s: fitting the body (compiling the fit takes up to a minute)", name)
-    model = load_body_model(smplx_model)
-    (fit,) = Fitter(model, BODY_25)(rows[None], [(width, height)])
+    log.info("%s: fitting the body (compiling the first fit takes up to a minute)", name)
+    # one at a time: a fit uses all cores, and of several first ones each would compile
+    with _ONE_FIT:
+        fitter, model = get_fitter(smplx_model)
+        (fit,) = fitter(rows[None], [(width, height)])
     if not fit.report.accepted:
         log.warning(refusal, name, fit.report.reason)
         return None
     log.info("%s: median error of the fit %.1f px", name, fit.report.median_px)
     return PosedBodies([fit.params], fit.camera, model)
+
+
+def get_body_model(path: str | None) -> BodyModel:
+    """Return `load_body_model(path)`, read once for many people: the last one is kept."""
+    changed = os.stat(path).st_mtime_ns if path is not None and os.path.isfile(path) else 0
+    with _ONE_LOAD:
+        return _load_body_model(path, changed)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_body_model(path: str | None, changed: int) -> BodyModel:
+    del changed
+    return load_body_model(path)
+
+
+@functools.lru_cache(maxsize=1)
+def get_fitter(smplx_model: str | None) -> tuple["Fitter", BodyModel]:
+    """Return the fit to BODY_25 keypoints and its body model, which compiles once."""
+    from omfa_jax.body.fit.fitter import Fitter
+    from omfa_jax.body.fit.keypoints import BODY_25
+
+    model = get_body_model(smplx_model)
+    return Fitter(model, BODY_25), model
 
 
 def draw_body(

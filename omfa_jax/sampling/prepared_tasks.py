@@ -136,9 +136,14 @@ PREPARE = {
 }
 
 
-def _prepare_row(
+def read_row(
     row: Task, slots: SlotFitter, request: SampleRequest, person: PersonFiles
-) -> PreparedTask:
+) -> tuple[dict[str, np.ndarray], PersonInputs]:
+    """Return the inputs of a row of the task table: its clean components, and the person.
+
+    The components are (1, h, w, 3) in [-1, 1] by name, those that there are. `person` are the
+    person's files with those beside the photo. Raises OmfaError as `read_person` does.
+    """
     given: dict[str, np.ndarray] = {}
     if "garment" not in row.noised:
         given["garment"] = _read_garment(slots, request)
@@ -150,6 +155,13 @@ def _prepare_row(
     for name, image in (("person", me.person), ("face", me.face)):
         if name not in row.noised and image is not None:
             given[name] = image
+    return given, me
+
+
+def _prepare_row(
+    row: Task, slots: SlotFitter, request: SampleRequest, person: PersonFiles
+) -> PreparedTask:
+    given, me = read_row(row, slots, request, person)
     canvas, has_pose = me.pose, None
     if not given and me.pose is None:
         # a task without inputs: a null pose map tells the sampler to generate one example
@@ -159,7 +171,7 @@ def _prepare_row(
         return sampler(row.name, given, canvas, seed=seed, has_pose=has_pose)
 
     ordered = {name: given[name] for name in COMPONENTS if name in given}
-    people = {"person": me} if generates else {}
+    people = {"person": me} if "person" in row.noised else {}
     return PreparedTask({**ordered, "pose": me.pose}, generate, people)
 
 

@@ -180,7 +180,7 @@ def train(run: TrainRun) -> TrainState:
 
             if save:
                 with clock.measure("save"):
-                    require_finite(state, mesh, step, saved)
+                    require_finite(state, step, saved)
                     checkpoints.save(step, state, run.batches.get_state(), run.config, row)
                 saved = step
                 # the rate counts training only

@@ -4,17 +4,15 @@ An array's checksum is the sum of its words modulo 2**32: independent of the sha
 compute on the devices that hold it.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding
 
-from omfa_jax.parallel.mesh import make_replicated_sharding
+from omfa_jax.train.checkpoints.leaf_groups import compute_per_leaf
 
 # {dotted name: [sum, shape, dtype]}
 Record = Mapping[str, list[Any]]
@@ -76,26 +74,8 @@ def flatten_names(tree: Any) -> dict[str, Any]:
 
 
 def _sums(leaves: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sum of each array, computed by one program.
-
-    With a program per array, many programs would wait for all devices at once. On CPUs with more
-    virtual devices than cores they starve each other until XLA aborts the process.
-    """
-    if not leaves:
-        return {}
-    sharding = getattr(next(iter(leaves.values())), "sharding", None)
-    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
-    found = np.asarray(_program(mesh)(list(leaves.values())))
-    return dict(zip(leaves, map(int, found), strict=True))
-
-
-@functools.cache
-def _program(mesh: Mesh | None) -> Callable[[list[Any]], jax.Array]:
-    def sums(arrays: list[Any]) -> jax.Array:
-        return jnp.stack([_sum(jnp.asarray(array)) for array in arrays])
-
-    # replicated, because every process reads all sums
-    return jax.jit(sums, out_shardings=None if mesh is None else make_replicated_sharding(mesh))
+    """Return the sum of each array."""
+    return dict(zip(leaves, map(int, compute_per_leaf(_sum, list(leaves.values()))), strict=True))
 
 
 def _sum(array: jax.Array) -> jax.Array:
