@@ -23,7 +23,7 @@ def read(tmp_path, document, size_px=SIZE_PX, **options):
 
 def test_orders_have_their_names():
     assert [len(order.names) for order in JOINT_ORDERS.values()] == list(JOINT_ORDERS)
-    assert list(JOINT_ORDERS) == [17, 18, 25, 26, 133, 134, 136]
+    assert list(JOINT_ORDERS) == [17, 18, 25, 26, 33, 133, 134, 136]
     assert (
         len(BODY_25) == len(ORDER_25) and BODY_25[8] == "mid_hip" and BODY_25[22] == "right_big_toe"
     )
@@ -151,7 +151,7 @@ def test_a_file_without_a_person_is_said(tmp_path, document):
         ({"shapes": [], "flags": {}}, "found a dictionary with shapes, flags"),
         ("7", "found 7"),
         (openpose([1, 2]), r"expected 17 \(COCO\), .* or 136 .* found 2 numbers"),
-        (openpose([300.0, 300, 1] * 33), r"136 \(Halpe-FullBody\) rows of keypoints, found 33"),
+        (openpose([300.0, 300, 1] * 34), r"136 \(Halpe-FullBody\) rows of keypoints, found 34"),
         ({"keypoints": [[1, 2, 0.5]] * 16}, "rows of keypoints, found 16"),
         ({"keypoints": [[1] * 5] * 17}, "found an array of 17x5"),
         (openpose(["a"] * 51), "expected rows of numbers"),

@@ -7,8 +7,8 @@
 The two networks are BlazePose's detector and its `full` landmark network (Bazarevsky et al. 2020,
 arXiv 2006.10204), from MediaPipe (Google, Apache-2.0). Each gives NAME.safetensors with the
 weights, which are float16 in the source too, and NAME.json with the graph that
-`omfa_jax/body/landmarks/conv_network.py` runs. `--fixture` also writes what LiteRT computes for
-seeded inputs, with which the tests compare. The same source gives the same files.
+`omfa_jax/body/landmarks/conv_network.py` runs. `--fixture` writes a small synthetic photo with what
+LiteRT computes for it, with which the tests compare. The same source gives the same files.
 """
 
 import argparse
@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from omfa_jax.body.landmarks.conv_network import make_test_input
+from omfa_jax.body.landmarks.person_detector import detect
+from omfa_jax.body.landmarks.person_landmarks import find_landmarks
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.synthetic.world import World
 
 # (file, its SHA-256, {output of the graph: the tensor's name in the file})
 _SOURCES = {
@@ -43,6 +45,7 @@ _SOURCES = {
         },
     ),
 }
+_FIXTURE_SEED, _FIXTURE_PX = 3, (256, 192)
 _ACTIVATIONS = {0: "", 1: "relu", 3: "relu6"}
 _PADDINGS = {0: "same", 1: "valid"}
 # only float16 and float32 constants are weights
@@ -55,7 +58,9 @@ def bake(path: Path, outputs: dict[str, str]) -> tuple[dict[str, np.ndarray], di
     A step of the graph has `op`, `inputs`, `output` and its options. Convolutions' weights get the
     order (rows, columns, in, out). OmfaError for an operator that conv_network.py does not run.
     """
-    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert import (  # pyright: ignore[reportMissingImports]
+        schema_py_generated as schema,
+    )
 
     names = {value: key for key, value in vars(schema.BuiltinOperator).items() if key[0] != "_"}
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
@@ -147,7 +152,10 @@ def _order(name: str, weights: np.ndarray) -> np.ndarray:
 
 
 def _make_interpreter(path: Path) -> Any:
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    from ai_edge_litert.interpreter import (  # pyright: ignore[reportMissingImports]
+        Interpreter,
+        OpResolverType,
+    )
 
     interpreter = Interpreter(
         str(path),
@@ -161,13 +169,49 @@ def _make_interpreter(path: Path) -> Any:
     return interpreter
 
 
-def run_oracle(path: Path, x: np.ndarray, outputs: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return LiteRT's outputs (by the graph's names) for one input (h, w, 3)."""
-    interpreter = _make_interpreter(path)
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x[None])
-    interpreter.invoke()
-    indices = {one["name"]: one["index"] for one in interpreter.get_output_details()}
-    return {name: interpreter.get_tensor(indices[key])[0] for name, key in outputs.items()}
+class LiteNetwork:
+    """A .tflite file as a function, with the names of the baked graph's outputs."""
+
+    def __init__(self, path: Path, outputs: dict[str, str]) -> None:
+        self._interpreter, self._outputs = _make_interpreter(path), outputs
+
+    def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        run = self._interpreter
+        run.set_tensor(run.get_input_details()[0]["index"], x[None].astype(np.float32))
+        run.invoke()
+        indices = {one["name"]: one["index"] for one in run.get_output_details()}
+        return {name: run.get_tensor(indices[key])[0] for name, key in self._outputs.items()}
+
+
+def make_fixture(models: Path) -> dict[str, np.ndarray]:
+    """Return a synthetic photo, both networks' outputs for it, and the landmarks."""
+    networks: Any = [LiteNetwork(models / file, names) for file, _, names in _SOURCES.values()]
+    world = World(_FIXTURE_SEED, *_FIXTURE_PX)
+    members = world.get_person(0), world.get_garment(0), world.get_pose(0), world.get_view(0)
+    photo = world.render_photo(*members).image
+    found, seen = {"photo": photo}, {}
+
+    def remember(prefix: str, network: Any) -> Any:
+        def run(x: np.ndarray) -> dict[str, np.ndarray]:
+            seen.update({f"{prefix}/{key}": value for key, value in network(x).items()})
+            return network(x)
+
+        return run
+
+    (detection, *_), _ = detect(photo, remember("detector", networks[0]))
+    size_px = (photo.shape[1], photo.shape[0])
+    run = remember("landmarks", networks[1])
+    person, doubt = find_landmarks(photo, detection, run, 1.0, size_px)
+    if doubt:
+        raise OmfaError("the fixture's photo shows nobody; change _FIXTURE_SEED")
+    # every fourth pixel of what is large
+    thinned = {"landmarks/mask": 4, "landmarks/heatmaps": 4}
+    for key, value in seen.items():
+        step = thinned.get(key, 1)
+        found[key] = value[::step, ::step] if step > 1 else value
+    for key in ("points_px", "world_m", "visibility", "presence"):
+        found[key] = getattr(person, key)
+    return found
 
 
 def main() -> None:
@@ -180,7 +224,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--fixture", type=Path, help="file for LiteRT's outputs (.npz)")
     args = parser.parse_args()
-    fixture = {}
     for name, (file, sha256, outputs) in _SOURCES.items():
         path = args.models / file
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -203,13 +246,10 @@ def main() -> None:
             temporary.write_text(f'{head},\n  "steps": [\n    {steps}\n  ]\n}}\n')
         size = (args.out / f"{name}.safetensors").stat().st_size
         print(f"{name}: {size} bytes, {sum(array.size for array in weights.values())} weights")
-        if args.fixture:
-            x = make_test_input(tuple(graph["input_shape"]))
-            for key, value in run_oracle(path, x, outputs).items():
-                fixture[f"{name}/{key}"] = value
     if args.fixture:
         with atomic_write(args.fixture) as temporary:
-            np.savez_compressed(temporary, **fixture)
+            arrays: dict[str, Any] = make_fixture(args.models)
+            np.savez_compressed(temporary, **arrays)
 
 
 if __name__ == "__main__":

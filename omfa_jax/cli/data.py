@@ -119,23 +119,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes", type=WORKERS_TYPE, default=1, help=f"with --raw: {WORKER_HELP}"
     )
 
-    show = command("show", "draw a contact sheet of records")
-    show.add_argument(
-        "--records",
-        required=True,
+    show = command("show", "draw a contact sheet of records, or of a raw data set's keypoints")
+    where = show.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--records", type=parse_path_text, metavar="DIR", help="image records to show"
+    )
+    where.add_argument(
+        "--raw",
         type=parse_path_text,
         metavar="DIR",
-        help="image records to show",
+        help="raw data set whose photos to show with their keypoints",
     )
+    datasets.add_dataset_argument(show, "with --raw: ")
     show.add_argument(
         "--out", required=True, type=parse_path_text, metavar="FILE.png", help="image to write"
     )
-    show.add_argument("--split", default="train", help="split to show")
+    show.add_argument("--split", help="split to show (default: train; with --raw: all)")
     show.add_argument(
         "--count",
         type=int_between(1, 10000),
         default=8,
-        help="number of records",
+        help="number of records or photos",
     )
 
 
@@ -235,9 +239,19 @@ def check(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Draw the contact sheet."""
-    from omfa_jax.data.records.contact_sheet import write_contact_sheet
+    out = Path(options.out)
+    if options.raw:
+        from omfa_jax.data.builders.keypoint_photos import write_keypoint_sheet
 
-    write_contact_sheet(
-        options.records, Path(options.out), split=options.split, count=options.count
-    )
-    log.info("wrote %s", options.out)
+        chosen = {"dataset": options.dataset, "split": options.split, "count": options.count}
+        drawn = write_keypoint_sheet(options.raw, out, **chosen)
+    else:
+        from omfa_jax.data.records.contact_sheet import write_contact_sheet
+
+        if options.dataset is not None:
+            raise OmfaError("--dataset is for --raw; remove it, or give --raw instead of --records")
+        write_contact_sheet(
+            options.records, out, split=options.split or "train", count=options.count
+        )
+        drawn = ""
+    log.info("wrote %s%s", out, drawn)

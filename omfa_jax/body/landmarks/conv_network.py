@@ -74,13 +74,6 @@ def load_network(folder: Path, name: str) -> ConvNetwork:
     )
 
 
-def make_test_input(shape: tuple[int, ...], seed: int = 0) -> Float32[Array, "h w c"]:
-    """Return smooth noise in 0..1 that is the same on every machine, for comparisons."""
-    height, width, channels = shape
-    coarse = np.random.default_rng(seed).random((8, 8, channels), dtype=np.float32)
-    return _resize_bilinear([coarse], (height, width), half_pixel=True, align_corners=False)
-
-
 def _activate(x: Array, activation: str) -> Array:
     if activation:
         np.maximum(x, 0, out=x)
@@ -143,11 +136,8 @@ def _convolve_depthwise(x: Sequence[Array], stride: int, padding: str, activatio
     if any(map(any, pads)):
         image = np.pad(image, (*pads, (0, 0)))
     height, width = ((image.shape[i] - window[i]) // stride + 1 for i in (0, 1))
-    if stride > 1:
-        # columns of one remainder side by side, so that a place of the window is one run of numbers
-        parts = [image[:, i::stride] for i in range(stride)]
-    else:
-        parts = [image]
+    # columns of one remainder side by side, so that a place of the window is one run of numbers
+    parts = [image[:, i::stride] for i in range(stride)]
     flat = [np.ascontiguousarray(part).reshape(len(image), -1) for part in parts]
     y = np.empty((height, width * depth), np.float32)
     y[:] = 0 if len(x) < 3 else np.tile(x[2], width)

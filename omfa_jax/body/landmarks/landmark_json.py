@@ -12,6 +12,7 @@ is as in `PersonLandmarks`. The mask is not stored.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ import numpy as np
 from omfa_jax.body.landmarks.person_landmarks import PersonLandmarks
 
 FORMAT, VERSION = "omfa_landmarks", 1
+# of a file; the format is its first key
+BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 # a hundredth of a pixel, a tenth of a millimetre
 PX_DIGITS, SHARE_DIGITS, METRE_DIGITS = 2, 4, 4
 
@@ -35,6 +38,15 @@ def make_document(
         "image_height": size_px[1],
         "people": [_make_person(person) for person in people],
     }
+
+
+def is_landmark_file(path: Path) -> bool:
+    """Return whether a file begins as those of `make_document`; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(BEGINNING)) == BEGINNING
+    except OSError:
+        return False
 
 
 def _make_person(person: PersonLandmarks) -> dict[str, Any]:

@@ -30,11 +30,13 @@ MAX_SIDE_PX = 1536
 MAX_PEOPLE = 8
 # a landmark is refined where its heatmap is at least this sure, over this many cells
 MIN_HEAT, HEAT_CELLS = 0.5, 7
-# Of a hand or a garment that was taken for a person, few landmarks are sure, or the hips are elsewhere
-# than the detector saw them (a share of the crop's side). Parts of real people: at least 9 landmarks,
-# at most 0.07; a hand in a photo without a head: 1 to 16, and 0.06 to 0.14.
+# Of a hand or garment taken for a person, few landmarks are sure, or the hips are not where
+# the detector saw them (a share of the crop's side). Cuts of photos of real people have at least 9
+# and at most 0.07; a hand in photos without the head 1 to 16, and 0.06 to 0.14.
 MIN_SURE, MAX_HIP_SHIFT = 8, 0.08
 SURE = 0.5
+# Nose to mouth. Without the face one body in ten is taken for its back: left and right exchanged.
+FACE_LANDMARKS, MIN_FACE = slice(0, 11), 6
 # two crops whose landmarks are this close (a share of the crop's side) show one person
 SAME_PERSON = 0.05
 
@@ -77,11 +79,11 @@ def find_person(photo: UInt8[np.ndarray, "h w 3"], name: str) -> PersonLandmarks
 
     `name`: the photo in messages. Raises OmfaError if nobody is found.
     """
-    people, best = _search(photo)
+    people, best, doubt = _search(photo)
     if not people:
         found = f"best score {best:.2f}, at least {MIN_SCORE:g} is needed"
-        if best >= MIN_SCORE:
-            found = f"a part with score {best:.2f} has landmarks that contradict each other"
+        if doubt:
+            found = f"{doubt}, score {best:.2f}"
         raise OmfaError(
             f"{name}: no person found ({found}); give a photo that shows one person from head to"
             " hips or more, over at least a quarter of its height"
@@ -91,41 +93,18 @@ def find_person(photo: UInt8[np.ndarray, "h w 3"], name: str) -> PersonLandmarks
     return people[0]
 
 
-def _search(photo: UInt8[np.ndarray, "h w 3"]) -> tuple[list[PersonLandmarks], float]:
-    """Return the people, and the best score: of the detector if it found none."""
-    small, factor = _reduce(photo)
-    detections, best = detect(small, _load("pose_detection"))
-    network = _load("pose_landmark_full")
-    size_px = (photo.shape[1], photo.shape[0])
-    people: list[PersonLandmarks] = []
-    scores: list[float] = []
-    for detection in detections[:MAX_PEOPLE]:
-        person, is_consistent = _find_landmarks(small, detection, network, factor, size_px)
-        scores.append(person.score)
-        is_new = not any(_is_same(person, other) for other in people)
-        if person.score >= MIN_SCORE and is_consistent and is_new:
-            people.append(person)
-    return sorted(people, key=_get_area, reverse=True), max(scores, default=best)
-
-
-def _reduce(photo: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h2 w2 3"], float]:
-    """Return the photo with its longer side at most MAX_SIDE_PX, and the factor back."""
-    height, width = photo.shape[:2]
-    factor = max(height, width) / MAX_SIDE_PX
-    if factor <= 1:
-        return photo, 1.0
-    size = max(1, round(width / factor)), max(1, round(height / factor))
-    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BOX)), factor
-
-
-def _find_landmarks(
+def find_landmarks(
     photo: UInt8[np.ndarray, "h w 3"],
     detection: Detection,
     network: ConvNetwork,
     factor: float,
     size_px: tuple[int, int],
-) -> tuple[PersonLandmarks, bool]:
-    """Return the person of a detection, and whether the landmarks fit the detection."""
+) -> tuple[PersonLandmarks, str]:
+    """Return the person of a detection, and why it should not be used, "" if it should.
+
+    `photo` is `factor` times smaller than the one of `size_px` (width, height) that the result is
+    for.
+    """
     found = network(cut(photo, detection.crop, INPUT_PX, "edge") / np.float32(255))
     # the row after the landmarks is the middle of the hips, where the detector put the crop's
     rows = found["landmarks"].reshape(-1, 5)[: LANDMARKS + 1].astype(np.float64)
@@ -148,7 +127,44 @@ def _find_landmarks(
         mask=paste_mask(mask, crop, size_px),
     )
     sure = int((person.confidence >= SURE).sum())
-    return person, bool(sure >= MIN_SURE and hip_shift <= MAX_HIP_SHIFT)
+    if person.score < MIN_SCORE:
+        return person, "not a person"
+    if sure < MIN_SURE or hip_shift > MAX_HIP_SHIFT:
+        return person, "landmarks that contradict each other"
+    face = points[FACE_LANDMARKS]
+    if ((face >= 0) & (face <= size_px)).all(axis=1).sum() < MIN_FACE:
+        return person, "a body whose face is mostly outside of the photo"
+    return person, ""
+
+
+def _search(photo: UInt8[np.ndarray, "h w 3"]) -> tuple[list[PersonLandmarks], float, str]:
+    """Return the people, the best score, and why the one who has it is not used.
+
+    The score is the detector's if it found nobody.
+    """
+    small, factor = _reduce(photo)
+    detections, best = detect(small, _load("pose_detection"))
+    network = _load("pose_landmark_full")
+    size_px = (photo.shape[1], photo.shape[0])
+    people: list[PersonLandmarks] = []
+    found: list[tuple[float, str]] = []
+    for detection in detections[:MAX_PEOPLE]:
+        person, doubt = find_landmarks(small, detection, network, factor, size_px)
+        found.append((person.score, doubt if person.score >= MIN_SCORE else ""))
+        if not doubt and not any(_is_same(person, other) for other in people):
+            people.append(person)
+    score, doubt = max(found, default=(best, ""))
+    return sorted(people, key=_get_area, reverse=True), score, doubt
+
+
+def _reduce(photo: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h2 w2 3"], float]:
+    """Return the photo with its longer side at most MAX_SIDE_PX, and the factor back."""
+    height, width = photo.shape[:2]
+    factor = max(height, width) / MAX_SIDE_PX
+    if factor <= 1:
+        return photo, 1.0
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BOX)), factor
 
 
 def _refine(

@@ -18,6 +18,7 @@ from omfa_jax.body.keypoints.keypoint_reader import (
     OTHER_SIZE,
     SEVERAL,
 )
+from omfa_jax.body.landmarks.landmark_json import is_landmark_file
 from omfa_jax.core import images
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
@@ -150,10 +151,11 @@ def inspect_item(dataset: str, item: Any) -> ItemFindings:
     try:
         record, flaws = BUILDERS[dataset].read(item)
     except OmfaError as error:
-        others = (*_check_masks(item), *_check_keypoints(item))
+        others = (*_check_masks(item), *_check_keypoints(item), *_find_own_keypoints(item))
         return ItemFindings((*others, (_classify_error(str(error)), str(error))))
     findings = [(_classify_flaw(flaw), flaw) for flaw in flaws]
     findings += [found for found in find_record_faults(record) if found[0] != "no_face"]
+    findings += _find_own_keypoints(item)
     ids = None
     parse = getattr(item, "parse", None)
     # photos with a face only: most of them also show the skin of the torso, the trap id
@@ -186,6 +188,12 @@ def _check_keypoints(item: Any) -> Iterator[Finding]:
     flaws: list[str] = []
     read_item_keypoints(item, (width_px, height_px), flaws)
     yield from ((_classify_flaw(flaw), flaw) for flaw in flaws)
+
+
+def _find_own_keypoints(item: Any) -> Iterator[Finding]:
+    path = getattr(item, "keypoints", None)
+    if path is not None and is_landmark_file(path):
+        yield "found_keypoints", path.name
 
 
 def _check_mask(path: Path, name: str) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """Find the photos of a raw data set, and their 2D keypoints or where those belong."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from omfa_jax.body.keypoints.keypoint_reader import (
     require_photo_size,
 )
 from omfa_jax.body.landmarks.landmark_folder import LandmarkJob
-from omfa_jax.core.atomic_files import require_dir
+from omfa_jax.core.atomic_files import require_dir, require_writable_file
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.images import read_upright_size
+from omfa_jax.core.images import read_rgb, read_upright_size, write_image
 from omfa_jax.data.builders.landmark_files import read_landmarks
 from omfa_jax.data.builders.raw_files import list_files_by_stem, list_first_nonempty_folder
 from omfa_jax.data.builders.raw_layouts import resolve_dataset
 from omfa_jax.data.builders.viton_hd import KEYPOINT_DIRS
+from omfa_jax.data.records.keypoint_sheet import draw_keypoints, make_keypoint_sheet
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def find_photos(
     if not any(found.values()):
         raise OmfaError(
             f"{root}: no photos with keypoints in the layout of {dataset}; change --raw or"
-            " --dataset"
+            " --dataset, or find the keypoints with omfa data keypoints --raw"
         )
     return found
 
@@ -99,6 +103,42 @@ def list_landmark_jobs(
     if not any(found.values()):
         raise OmfaError(f"{root}: no photos in the layout of {dataset}; change --raw or --dataset")
     return found
+
+
+def write_keypoint_sheet(
+    raw_dir: str | os.PathLike,
+    out_path: str | os.PathLike,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    count: int = 8,
+) -> str:
+    """Write the first `count` photos of each folder with their keypoints; return what was drawn.
+
+    The file is a PNG or JPEG. A photo whose keypoints cannot be used is drawn without them, with
+    the reason in its caption and a warning. Arguments and errors are those of `find_photos`.
+    """
+    out = require_writable_file(out_path, "--out")
+    warnings: list[str] = []
+    folders = find_photos(raw_dir, dataset, warnings, split=split)
+    for warning in warnings:
+        log.warning(warning)
+    cells, unusable = [], 0
+    for folder, photos in folders.items():
+        for photo in photos[:count]:
+            image, caption = None, f"{folder.name}/{photo.name}"
+            try:
+                image = read_rgb(photo.path, "photo")
+                found = photo.read((image.shape[1], image.shape[0]))
+                image = draw_keypoints(image, found.rows)
+            except OmfaError as error:
+                unusable += 1
+                caption = f"{photo.name}: unusable"
+                log.warning("%s", error)
+            cells.append((caption, image))
+    write_image(out, make_keypoint_sheet(cells))
+    total = sum(map(len, folders.values()))
+    return f": {len(cells)} of {total} photos with keypoints, {unusable} of them unusable"
 
 
 def _list_openpose_jobs(folder: Path) -> list[LandmarkJob]:

@@ -57,7 +57,7 @@ def _row(record: record_schema.Record, height_px: int, width_px: int) -> UInt8[n
         (f"pose {record.body_source}", _overlay_pose(person, record)),
         (f"unpaired {record.unpaired_garment_key}", _optional(record.unpaired_garment)),
     ]
-    row = np.concatenate([_cell(text, image, height_px, width_px) for text, image in cells], 1)
+    row = np.concatenate([draw_cell(text, image, height_px, width_px) for text, image in cells], 1)
     # only DeepFashion-MultiModal has captions
     if not record.caption:
         return row
@@ -85,9 +85,10 @@ def _draw_box(image: np.ndarray, box: FaceBox) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(drawn)
 
 
-def _cell(
+def draw_cell(
     text: str, image: np.ndarray | None, height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "h w 3"]:
+    """Return an image letterboxed into a cell of a sheet below its caption; grey if it is None."""
     frame = np.full((height_px + CAPTION_PX + GAP_PX, width_px + GAP_PX, 3), 255, np.uint8)
     # grey, so that a missing image is not taken for a white one
     content = np.full((height_px, width_px, 3), 200, np.uint8)

@@ -25,13 +25,14 @@ FAULT_KINDS = {
     "no_face": "photos without a detected face",
     "no_person": "keypoints without a person",
     "several_people": "keypoints of several people",
+    "found_keypoints": "keypoints found by omfa data keypoints",
     "out_of_frame": "pose maps without a body",
     "shared_person": "people in more than one split",
     "duplicate": "photos that occur more than once",
     "damaged_record": "inconsistent records",
 }
 # reported, but no faults: training works without them
-HARMLESS_KINDS = ("absent", "no_face", "no_person", "several_people")
+HARMLESS_KINDS = ("absent", "no_face", "no_person", "several_people", "found_keypoints")
 
 # of 255: unevenly lit blank paper has a standard deviation of 1 to 2
 EMPTY_DEVIATION = 3.0
