@@ -19,12 +19,14 @@ from omfa_jax.body.body_model import BodyModel
 from omfa_jax.body.body_params import BodyParams, make_neutral_params
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.fit import pose_prior
+from omfa_jax.body.fit.bone_depths import compute_bone_depths
 from omfa_jax.body.fit.fit_quality import FitReport, find_confident_keypoints, judge_fit
 from omfa_jax.body.fit.jax_rotations import exp_so3
 from omfa_jax.body.fit.keypoint_projection import (
     AT,
     BETAS,
     DEPTH,
+    OUTLINE,
     POSE,
     SIZE,
     TO_CAMERA,
@@ -72,11 +74,28 @@ class FitResult:
     report: FitReport
 
 
+class PhotoHints(NamedTuple):
+    """What is known of photos beside their keypoints, for sets with `bones`.
+
+    `depths`, `depth_weights`: those of `read_bone_depths`. `outline`: rows (A, c), which add
+    |A x + c|^2 to the cost, where x are the body's place, depth and betas (`OUTLINE`); see
+    `silhouette.make_outline_rows`. Zero where nothing is known.
+    """
+
+    depths: Float[np.ndarray, "b n"]
+    depth_weights: Float[np.ndarray, "b n"]
+    outline: Float[np.ndarray, "b 13 14"]
+
+
 class _Photo(NamedTuple):
-    """One photo's keypoints: pixels from the centre over focal length, and weights in [0, 1]."""
+    """One photo's keypoints (pixels from the centre over focal length, weights in [0, 1]), hints.
+
+    `hints`: those of one photo; None for a keypoint set without bones.
+    """
 
     places: Float[Array, "k 2"]
     weights: Float[Array, "k"]
+    hints: Any
 
 
 class Fitter:
@@ -87,11 +106,12 @@ class Fitter:
     ) -> None:
         self.keypoints = known
         self.settings = settings or BodyFitSettings()
-        self._skeleton = load_skeleton(model)
+        self._skeleton = load_skeleton(model, points=known.points)
         ties = known.make_matrix()
         steady = np.array([name in known.steady for name in known.names])
         solve = partial(
             _solve,
+            known=known,
             skeleton=self._skeleton,
             ties=jnp.asarray(ties, jnp.float32),
             steady=jnp.asarray(steady, jnp.float32),
@@ -100,7 +120,10 @@ class Fitter:
         self._solve = jax.jit(jax.vmap(solve))
 
     def __call__(
-        self, rows_px: Float[np.ndarray, "b k 3"], sizes_px: Sequence[tuple[int, int]]
+        self,
+        rows_px: Float[np.ndarray, "b k 3"],
+        sizes_px: Sequence[tuple[int, int]],
+        hints: PhotoHints | None = None,
     ) -> list[FitResult]:
         """Return the fits of `b` photos, from rows (x px, y px, confidence) and (width, height).
 
@@ -128,8 +151,13 @@ class Fitter:
             seen[..., None], (rows[..., :2] - sizes[:, None] / 2) / focal[:, None, None], 0.0
         )
         weights = np.where(seen, np.clip(rows[..., 2], 0, 1) ** 2, 0.0)
+        # always arrays for such a set, so that it is compiled once
+        hints = (hints or self._make_no_hints(len(rows))) if self.keypoints.bones else None
+        arrays = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), hints)
         found = jax.device_get(
-            self._solve(_Photo(jnp.asarray(places, jnp.float32), jnp.asarray(weights, jnp.float32)))
+            self._solve(
+                _Photo(jnp.asarray(places, jnp.float32), jnp.asarray(weights, jnp.float32), arrays)
+            )
         )
         fits = []
         for i, (width, height) in enumerate(sizes.astype(int).tolist()):
@@ -154,10 +182,16 @@ class Fitter:
             )
         return fits
 
+    def _make_no_hints(self, count: int) -> PhotoHints:
+        depths = np.zeros((count, len(self.keypoints.bones)))
+        outline = np.zeros((count, len(OUTLINE), len(OUTLINE) + 1))
+        return PhotoHints(depths, depths, outline)
+
 
 def _solve(
     photo: _Photo,
     *,
+    known: KeypointSet,
     skeleton: Skeleton,
     ties: Float[Array, "k p"],
     steady: Float[Array, "k"],
@@ -183,7 +217,15 @@ def _solve(
         def before(y: Array) -> Array:
             x = extend(y)
             w, drift = x[POSE].reshape(21, 3), (x - base)[DEPTH[0]]
-            return pose_prior.compute_residuals(w, rotate_facing(x, facing), x[BETAS], drift)
+            rows = pose_prior.compute_residuals(w, rotate_facing(x, facing), x[BETAS], drift)
+            if photo.hints is None:
+                return rows
+            depths = compute_bone_depths(unpack_body(x, facing), skeleton, known)
+            rows = [rows, photo.hints.depth_weights * (depths - photo.hints.depths)]
+            if free == SIZE:
+                outline = photo.hints.outline
+                rows.append(outline[:, :-1] @ x[OUTLINE] + outline[:, -1])
+            return jnp.concatenate(rows)
 
         def residuals(y: Array) -> tuple[Array, Array]:
             found = project_keypoints(unpack_body(extend(y), facing), skeleton, ties)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from omfa_jax.body.body_model import BodyModel
 from omfa_jax.body.keypoints import joint_orders
+from omfa_jax.body.landmarks.landmark_names import LANDMARK_NAMES
 from omfa_jax.body.smplx_joints import EXTRA_JOINT_VERTICES, JOINT_INDEX
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
@@ -27,6 +28,24 @@ SKIN_NEAR_JOINTS = {
     "right_hip_side": ("right_hip", (-0.07, 0.0, 0.0)),
 }
 LANDMARKS = (*SMPLX_VERTICES, *SKIN_NEAR_JOINTS, "crown", "chin")
+# the corners of the mouth: nearest vertices to the nose's tip and this offset
+_MOUTH_FROM_NOSE = {"left_mouth": (0.024, -0.04, -0.02), "right_mouth": (-0.024, -0.04, -0.02)}
+# point -> (joint, offset in the rest pose as above, the joint that moves it). BlazePose sees
+# shoulders above the joint, elbows up the arm and knuckles towards the wrist: medians over
+# synthetic people, whose joints are known. Its hips are at the joints.
+_LEFT_POINTS = {
+    "shoulder_top": ("shoulder", (0.0, 0.026, 0.0), "collar"),
+    "elbow_bend": ("elbow", (-0.013, 0.0, 0.0), "shoulder"),
+    "index_knuckle": ("index1", (-0.028, 0.0, 0.0), "wrist"),
+    "pinky_knuckle": ("pinky1", (-0.02, 0.0, 0.0), "wrist"),
+    "thumb_knuckle": ("thumb2", (0.0, 0.0, 0.0), "wrist"),
+}
+CARRIED_POINTS = {
+    f"{side}_{name}": (f"{side}_{joint}", (sign * x, y, z), f"{side}_{carrier}")
+    for side, sign in (("left", 1), ("right", -1))
+    for name, (joint, (x, y, z), carrier) in _LEFT_POINTS.items()
+}
+BLAZEPOSE_POINTS = (*LANDMARKS, *_MOUTH_FROM_NOSE, *CARRIED_POINTS)
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,8 @@ class KeypointSet:
     an empty tuple is not used. `steady` are the keypoints that hardly move with arms and
     lower legs: they determine position and facing of the body. `torso` lists groups of which at
     least one point must be visible. `needs` maps a keypoint to the next one of the limb, without
-    which it needs a higher confidence.
+    which it needs a higher confidence. `points` are the skin points that `ties` may name. `bones`
+    are pairs of joints whose direction in depth the detector gives as well (`bone_depths`).
     """
 
     name: str
@@ -45,6 +65,8 @@ class KeypointSet:
     steady: frozenset[str]
     torso: tuple[tuple[str, ...], ...]
     needs: Mapping[str, str]
+    points: tuple[str, ...] = LANDMARKS
+    bones: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,11 +74,11 @@ class KeypointSet:
         return tuple(self.ties)
 
     def make_matrix(self) -> Float[np.ndarray, "k p"]:
-        """Return the map from the 22 body joints and then LANDMARKS to the keypoints.
+        """Return the map from the 22 body joints and then `points` to the keypoints.
 
         The row of an unused keypoint is zero.
         """
-        columns = [*list(JOINT_INDEX)[:BODY_JOINTS], *LANDMARKS]
+        columns = [*list(JOINT_INDEX)[:BODY_JOINTS], *self.points]
         rows = np.zeros((len(self.ties), len(columns)))
         for row, places in zip(rows, self.ties.values(), strict=True):
             for place in places:
@@ -126,7 +148,41 @@ DEEPFASHION = KeypointSet(
     (("right_shoulder",), ("left_shoulder",), _both_sides("hip", "knee")),
     {},
 )
-KEYPOINT_SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION)}
+_BLAZEPOSE_TIES = {
+    name: place
+    for side in ("left", "right")
+    for name, place in {
+        f"mouth_{side}": f"{side}_mouth",
+        f"{side}_shoulder": f"{side}_shoulder_top",
+        f"{side}_elbow": f"{side}_elbow_bend",
+        f"{side}_pinky": f"{side}_pinky_knuckle",
+        f"{side}_index": f"{side}_index_knuckle",
+        f"{side}_thumb": f"{side}_thumb_knuckle",
+        f"{side}_foot_index": f"{side}_big_toe",
+    }.items()
+}
+BLAZEPOSE = KeypointSet(
+    "BlazePose",
+    {
+        # the corners of the eyes would give the face the weight of the body
+        name: () if name.endswith(("_inner", "_outer")) else (_BLAZEPOSE_TIES.get(name, name),)
+        for name in LANDMARK_NAMES
+    },
+    frozenset((*_FACE, "mouth_left", "mouth_right", *_both_sides("shoulder", "hip"))),
+    (("right_shoulder",), ("left_shoulder",), _both_sides("hip")),
+    _KNEES_NEED,
+    points=BLAZEPOSE_POINTS,
+    bones=(
+        *(
+            (f"{side}_{start}", f"{side}_{end}")
+            for start, end in (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"))
+            for side in ("left", "right")
+        ),
+        ("left_shoulder", "right_shoulder"),
+        ("left_hip", "right_hip"),
+    ),
+)
+KEYPOINT_SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION, BLAZEPOSE)}
 
 
 def get_keypoint_set(name: str) -> KeypointSet:
@@ -137,7 +193,7 @@ def get_keypoint_set(name: str) -> KeypointSet:
 
 
 def find_landmark_vertices(model: BodyModel) -> dict[str, int]:
-    """Return the model's vertex index for each of LANDMARKS, in order.
+    """Return the model's vertex index for each of LANDMARKS, in order, and the mouth's corners.
 
     Raises OmfaError if the model has too few vertices for smplx's indices.
     """
@@ -158,4 +214,6 @@ def find_landmark_vertices(model: BodyModel) -> dict[str, int]:
     face = (np.abs(x) < 0.01) & (z > nose[2] - 0.05) & (y > nose[1] - 0.12)
     found["crown"] = int(np.argmax(np.where(np.abs(x) < 0.02, y, -np.inf)))
     found["chin"] = int(np.argmin(np.where(face, y, np.inf)))
-    return {name: found[name] for name in LANDMARKS}
+    for name, offset in _MOUTH_FROM_NOSE.items():
+        found[name] = int(np.argmin(((vertices - (nose + offset)) ** 2).sum(1)))
+    return {name: found[name] for name in (*LANDMARKS, *_MOUTH_FROM_NOSE)}

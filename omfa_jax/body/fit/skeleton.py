@@ -1,5 +1,6 @@
 """Posed joints and a few skin points of a body in JAX; a fit does not need the mesh."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ from jaxtyping import Array, Float
 
 from omfa_jax.body.body_model import BodyModel
 from omfa_jax.body.fit.jax_rotations import matmul_small, rotate
-from omfa_jax.body.fit.keypoints import find_landmark_vertices
-from omfa_jax.body.smplx_joints import PARENTS
+from omfa_jax.body.fit.keypoints import CARRIED_POINTS, LANDMARKS, find_landmark_vertices
+from omfa_jax.body.smplx_joints import JOINT_INDEX, PARENTS
 
 
 class Skeleton(NamedTuple):
@@ -25,21 +26,36 @@ class Skeleton(NamedTuple):
     weights: Float[Array, "p j"]
 
 
-def load_skeleton(model: BodyModel, joints: int = 22) -> Skeleton:
-    """Return the skeleton of a model's first `joints` joints.
+def load_skeleton(
+    model: BodyModel, joints: int = 22, points: Sequence[str] = LANDMARKS
+) -> Skeleton:
+    """Return the skeleton of a model's first `joints` joints and these points of `keypoints`.
 
     Other joints stay at rest relative to their parents, to which their weights are added.
     """
-    ids = list(find_landmark_vertices(model).values())
-    weights = model.weights[ids].astype(np.float64)
+    vertices = find_landmark_vertices(model)
+    rows = [_load_point(model, vertices, name) for name in points]
+    rest, dirs, weights = (np.stack(column) for column in zip(*rows, strict=True))
     for joint in range(len(PARENTS) - 1, joints - 1, -1):
         weights[:, PARENTS[joint]] += weights[:, joint]
     arrays = (
-        np.concatenate([model.joint_template[:joints], model.v_template[ids]]),
-        np.concatenate([model.joint_dirs[:joints, :, :10], model.shapedirs[ids]]),
+        np.concatenate([model.joint_template[:joints], rest]),
+        np.concatenate([model.joint_dirs[:joints, :, :10], dirs]),
         np.concatenate([np.eye(joints), weights[:, :joints]]),
     )
     return Skeleton(*(jnp.asarray(array, jnp.float32) for array in arrays))
+
+
+def _load_point(model: BodyModel, vertices: Mapping[str, int], name: str) -> tuple[np.ndarray, ...]:
+    """Return a point's rest position, its derivatives by betas, and its weights, in float64."""
+    if name in vertices:
+        index = vertices[name]
+        arrays = (model.v_template[index], model.shapedirs[index], model.weights[index])
+        return tuple(array.astype(np.float64) for array in arrays)
+    joint, offset, carrier = CARRIED_POINTS[name]
+    index = JOINT_INDEX[joint]
+    weights = np.eye(len(PARENTS))[JOINT_INDEX[carrier]]
+    return model.joint_template[index] + offset, model.joint_dirs[index, :, :10], weights
 
 
 def make_ancestor_matrix(count: int) -> Float[np.ndarray, "j j"]:

@@ -1,0 +1,201 @@
+"""Accuracy of bodies fitted to photos alone: synthetic people of known body, and real photos.
+
+    python bench/photo_fit.py --real FOLDER
+
+Landmarks and masks come from `find_people`. Three fits are compared: to the 2D points, with the
+depths of bones, and with the mask's outline. Errors are over joints in the photo, in metres after
+aligning the pelvis, as seen from the camera. Widths are those of the body at rest, times its scale
+in the photo: the size of a person cannot be known from one photo.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from omfa_jax.body.body_file import save_body
+from omfa_jax.body.body_model import BodyModel, load_body_model
+from omfa_jax.body.body_params import BodyParams, make_neutral_params
+from omfa_jax.body.camera import Camera
+from omfa_jax.body.fit.fitter import BODY_HEIGHT_M, FitResult
+from omfa_jax.body.fit.keypoints import find_landmark_vertices
+from omfa_jax.body.fit.photo_fit import PhotoFitter
+from omfa_jax.body.landmarks import PersonLandmarks, find_people
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.body.smplx_joints import JOINT_INDEX
+from omfa_jax.core.images import read_rgb
+from omfa_jax.synthetic.world import RenderedPhoto, World
+
+ARMS = [JOINT_INDEX[f"{side}_{name}"] for side in ("left", "right") for name in ("elbow", "wrist")]
+WIDTHS = {"shoulders": "acromion", "hips": "hip_side"}
+# a mask is whole if it has this IoU with the true one
+WHOLE_IOU = 0.95
+
+
+@dataclass
+class Measured:
+    """Of one photo: errors in mm and as shares, and whether the fit is accepted."""
+
+    body_mm: float
+    arms_mm: list[float]
+    of_body: float
+    widths: dict[str, float]
+    accepted: bool
+
+
+def measure_widths(model: BodyModel, params: BodyParams, camera: Camera) -> dict[str, float]:
+    """Return the widths of the body at rest in pixels, at the depth of its pelvis."""
+    marks = find_landmark_vertices(model)
+    rest, _ = forward(model, make_neutral_params().replace(betas=params.betas))
+    _, joints = forward(model, params)
+    scale = camera.focal_px[0] / camera.to_camera(joints[:1])[0, 2]
+    return {
+        name: scale * float(np.linalg.norm(rest[marks[f"left_{at}"]] - rest[marks[f"right_{at}"]]))
+        for name, at in WIDTHS.items()
+    }
+
+
+def measure(model: BodyModel, photo: RenderedPhoto, fit: FitResult) -> Measured:
+    """Return the errors of a fit."""
+    (found, pixels, depth), (real, want, _) = (
+        _see(model, params, camera)
+        for params, camera in ((fit.params, fit.camera), (photo.params, photo.camera))
+    )
+    size = (photo.camera.width_px, photo.camera.height_px)
+    shown = ((want > 0) & (want < size)).all(axis=1)
+    distance = 1000 * np.linalg.norm(found - real, axis=1)
+    height = fit.camera.focal_px[0] * BODY_HEIGHT_M / depth[0]
+    widths = measure_widths(model, fit.params, fit.camera)
+    true = measure_widths(model, photo.params, photo.camera)
+    return Measured(
+        float(distance[shown].mean()),
+        [float(distance[i]) for i in ARMS if shown[i]],
+        float(np.linalg.norm(pixels - want, axis=1)[shown].mean() / height),
+        {name: widths[name] / true[name] - 1 for name in WIDTHS},
+        fit.report.accepted,
+    )
+
+
+def _see(
+    model: BodyModel, params: BodyParams, camera: Camera
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    _, joints = forward(model, params)
+    pixels, depth = camera.project(joints[:22])
+    return (joints[:22] - joints[0]) @ camera.rotation.T, pixels, depth
+
+
+def fit_all(
+    fitter: PhotoFitter, people: Sequence[PersonLandmarks], batch: int, **use: bool
+) -> list[FitResult]:
+    """Return the fits in batches of one size."""
+    fits: list[FitResult] = []
+    for first in range(0, len(people), batch):
+        part = list(people[first : first + batch])
+        fits += fitter(part + part[:1] * (batch - len(part)), **use)[: len(part)]
+    return fits
+
+
+def describe(name: str, measured: Sequence[Measured], whole: np.ndarray) -> str:
+    """Return a row of the table."""
+    arms = np.concatenate([one.arms_mm for one in measured])
+    text = (
+        f"{name:24} {np.mean([one.accepted for one in measured]):8.0%}"
+        f" {np.mean([one.of_body for one in measured]):7.2%}"
+        f" {np.mean([one.body_mm for one in measured]):7.0f} {arms.mean():7.0f}"
+        f" {np.percentile(arms, 90):7.0f}"
+    )
+    for width in WIDTHS:
+        error = np.array([one.widths[width] for one in measured])[whole]
+        text += (
+            f" | {error.mean():+6.1%} {np.abs(error).mean():6.1%}"
+            f" {np.mean(np.abs(error) <= 0.05):5.0%}"
+        )
+    return text
+
+
+def run_synthetic(fitter: PhotoFitter, count: int, seed: int, batch: int) -> None:
+    """Print the errors on synthetic people."""
+    world = World(seed, 1024, 768)
+    photos, people, ious = [], [], []
+    for i in range(count):
+        person, garment = world.get_person(i), world.get_garment(i)
+        photo = world.render_photo(person, garment, world.get_pose(i), world.get_view(i))
+        if found := find_people(photo.image):
+            photos.append(photo)
+            people.append(found[0])
+            mask, truth = found[0].mask >= 0.5, photo.parse > 0
+            ious.append((mask & truth).sum() / (mask | truth).sum())
+    whole = np.array(ious) >= WHOLE_IOU
+    print(f"{len(people)} of {count} synthetic people found; {whole.sum()} with a whole mask")
+    print(f"{'':24} accepted    2D      3D    arms, 90%  | shoulders, hips: bias, error, within 5%")
+    truth = [photo.parse > 0 for photo in photos]
+    exact = [
+        PersonLandmarks(**{**vars(p), "mask": t.astype(np.float64)})
+        for p, t in zip(people, truth, strict=True)
+    ]
+    every = np.ones_like(whole)
+    rows = (
+        ("2D points", people, {"use_depth": False, "use_mask": False}, whole),
+        ("with depths", people, {"use_mask": False}, whole),
+        ("with depths and mask", people, {}, whole),
+        ("the same, all masks", people, {}, every),
+        ("the same, true masks", exact, {}, every),
+    )
+    for name, given, use, counted in rows:
+        fits = fit_all(fitter, given, batch, **use)
+        measured = [measure(fitter.model, *pair) for pair in zip(photos, fits, strict=True)]
+        print(describe(name, measured, counted), flush=True)
+    started = time.process_time()
+    fit_all(fitter, people, batch)
+    seconds = (time.process_time() - started) / len(people)
+    print(f"{seconds:.2f} s of CPU per photo in batches of {batch}, without compilation")
+
+
+def run_real(fitter: PhotoFitter, folder: Path, batch: int, out: Path | None) -> None:
+    """Print the reports of a folder of photos; `out` gets their body files."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".png"))
+    people = [(path, find_people(read_rgb(path, "photo"))) for path in paths]
+    found = [(path, persons[0]) for path, persons in people if persons]
+    errors, accepted = [], 0
+    for use in ({"use_mask": False}, {}):
+        fits = fit_all(fitter, [person for _, person in found], batch, **use)
+        errors = [fit.report.median_of_image for fit in fits]
+        accepted = sum(fit.report.accepted for fit in fits)
+        print(
+            f"{'with depths and mask' if not use else 'with depths'}: {len(paths)} photos,"
+            f" {len(found)} found, {accepted} fitted; median error"
+            f" {np.median(errors):.2%} of the image's height ({min(errors):.2%} to"
+            f" {max(errors):.2%})"
+        )
+        for (path, _), fit in zip(found, fits, strict=True):
+            widths = measure_widths(fitter.model, fit.params, fit.camera)
+            print(
+                f"  {path.stem}: {fit.report.median_of_image:.2%}, betas"
+                f" {np.round(fit.params.betas, 1).tolist()},"
+                f" shoulders {widths['shoulders']:.0f} px, hips {widths['hips']:.0f} px"
+                f" {fit.report.reason}"
+            )
+            if out is not None and not use:
+                save_body(out / f"{path.stem}.npz", fit.params, fit.camera, source="keypoints")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--real", type=Path, help="folder of real photos (default: none)")
+    parser.add_argument("--out", type=Path, help="folder for the bodies of real photos")
+    parser.add_argument("--count", type=int, default=91, help="synthetic people (default: 91)")
+    parser.add_argument("--seed", type=int, default=11, help="their world (default: 11)")
+    parser.add_argument("--batch-size", type=int, default=16, help="photos per fit (default: 16)")
+    options = parser.parse_args()
+    fitter = PhotoFitter(load_body_model())
+    if options.real:
+        run_real(fitter, options.real, options.batch_size, options.out)
+    if options.count:
+        run_synthetic(fitter, options.count, options.seed, options.batch_size)
+
+
+if __name__ == "__main__":
+    main()
