@@ -175,7 +175,7 @@ def test_a_turn_needs_a_body_and_finds_it(raw, tmp_path, capsys, fit):
     assert sample(raw, tmp_path / "out", "--views=2", task="turntable") == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("turntable_00.png", "turntable_01.png"),
-        *("turntable.json", "sheet.png"),
+        *("turntable.json", "sheet.png", "person_body.npz"),
     }
     assert "6/6" in capsys.readouterr().err
     assert read_rgb(tmp_path / "out/turntable_01.png").shape == (HEIGHT_PX, WIDTH_PX, 3)

@@ -38,8 +38,8 @@ INPUTS = (
     (
         "--pose",
         "FILE",
-        "body (.npz), pose map, name of a library pose (omfa data poses --list), or photo whose pose"
-        " --person takes (default: beside --person, or as in the photo)",
+        "body (.npz), pose map, name of a library pose (omfa data poses --list), or photo whose"
+        " pose --person takes (default: beside --person, or as in the photo)",
     ),
     (
         "--keypoints",

@@ -1,7 +1,6 @@
 """A person's images at a model's slot sizes, and the way back into their photo."""
 
 import logging
-import os
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,12 +23,7 @@ from omfa_jax.sampling.photo_files import (
 from omfa_jax.sampling.photo_frame import PhotoFrame, choose_crop, format_size, have_one_aspect
 from omfa_jax.sampling.photo_people import find_photo_person, fit_photo_body, make_photo_rows
 from omfa_jax.sampling.pose_sources import PosedBodies, PoseSource, fit_body, read_pose
-from omfa_jax.sampling.posed_people import (
-    find_pose_kind,
-    make_named_pose,
-    put_named_pose,
-    put_pose,
-)
+from omfa_jax.sampling.posed_people import find_pose_kind, pose_own_body
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +143,7 @@ def read_person(
             rows = None if landmarks is None else make_photo_rows(landmarks)
     source = _find_pose(slots, own_files, photo, rows, landmarks, smplx_model)
     if needs_own:
-        source = _pose_own_body(slots, files, kind == "name", source, smplx_model)
+        source = pose_own_body(slots.sizes["person"], files, kind == "name", source, smplx_model)
     if views is not None:
         if not isinstance(source, PosedBodies):
             raise OmfaError(
@@ -210,57 +204,6 @@ def _advise(files: PersonFiles, lacks_face: bool, needs_own: bool) -> str:
     if needs_own:
         return f"give {files.prefix}pose FILE.npz with a body and its camera"
     return ""
-
-
-def _pose_own_body(
-    slots: SlotFitter,
-    files: PersonFiles,
-    named: bool,
-    own: PoseSource | None,
-    smplx_model: str | None,
-) -> PosedBodies:
-    """Return the person's own body in the pose of the library or photo that `files` names."""
-    assert files.pose is not None, "the caller has found its kind"
-    if own is not None and not isinstance(own, PosedBodies):
-        raise OmfaError(f"{files.name}: a pose map cannot be posed; give a body (.npz)")
-    if named:
-        name = os.fspath(files.pose)
-        if files.photo is None:
-            return make_named_pose(name, slots.sizes["person"], smplx_model)
-        if own is not None:
-            return put_named_pose(name, own)
-    else:
-        other = read_person_body(files, smplx_model)
-        if files.photo is None:
-            log.warning("no photo of the person: body and camera are those of %s", files.pose)
-            return other
-        if own is not None:
-            return put_pose(other, own)
-    raise OmfaError(
-        f"{files.name}: no body of the person to put {files.prefix}pose {files.pose} on: give"
-        f" keypoints that show them from head to hips, or {files.prefix}pose FILE.npz"
-    )
-
-
-def read_person_body(files: PersonFiles, smplx_model: str | None) -> PosedBodies:
-    """Return the body of the photo that is the pose of `files`; OmfaError if none is found."""
-    assert files.pose is not None, "the caller has found its kind"
-    name, flag = os.fspath(files.pose), f"{files.prefix}pose"
-    photo = read_image_like(name, f"photo of the pose ({flag})")
-    other = find_files_beside(PersonFiles(name), "", needs_body=True)
-    if other.pose is not None:
-        body = read_pose(other.pose, "", smplx_model, flag)
-        assert isinstance(body, PosedBodies), "a body was asked for"
-        return body
-    rows = read_photo_keypoints(other, *photo.shape[:2])
-    if rows is not None:
-        body = fit_body(rows, photo.shape[:2], smplx_model, str(other.keypoints))
-        if body is not None:
-            return body
-    taken = f"give a pose map with a black background or pose_maps.json beside it as {flag}"
-    person = find_photo_person(photo, name, needed=taken)
-    assert person is not None, "else an error was raised"
-    return fit_photo_body(person, smplx_model, name, f"another {flag}")
 
 
 def _choose_frames(

@@ -33,8 +33,9 @@ class PersonFiles:
     """What is given of a person, or lies beside their photo; None is what there is not.
 
     `person_index` is the person of keypoints with several, None for the largest.
-    `keypoints_beside` and `pose_beside` say that these were found and not given, `fit_keypoints` that
-    the pose comes from keypoints, and `null_pose` that no pose is wanted. `prefix` is that of the flags in messages, such as "--source-".
+    `keypoints_beside` and `pose_beside` say that these were found and not given,
+    `fit_keypoints` that the pose comes from keypoints, and `null_pose` that no pose is wanted.
+    `prefix` is that of the flags in messages, such as "--source-".
     """
 
     photo: ImageLike | None = None
@@ -161,8 +162,8 @@ def find_face(
         return crop_face(photo, box)
     if required:
         raise OmfaError(
-            f"no face found for {files.name}: give a photo in which it is seen, or {prefix}face IMAGE,"
-            f" or {prefix}keypoints JSON or {prefix}parse PNG that show one"
+            f"no face found for {files.name}: give a photo in which it is seen, or"
+            f" {prefix}face IMAGE, or {prefix}keypoints JSON or {prefix}parse PNG that show one"
         )
     log.warning(
         "no face found for %s: its slot stays white; pass %sface to set it", files.name, prefix

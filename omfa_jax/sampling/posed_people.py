@@ -18,9 +18,18 @@ from omfa_jax.body.pose_library import load_pose_library, place_pose
 from omfa_jax.body.pose_map_style import read_map_style
 from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from omfa_jax.body.target_poses import make_library_targets
-from omfa_jax.core.errors import make_unknown_name_error
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import read_rgb
-from omfa_jax.sampling.pose_sources import PosedBodies, get_body_model
+from omfa_jax.sampling.image_like import read_image_like
+from omfa_jax.sampling.photo_files import PersonFiles, find_files_beside, read_photo_keypoints
+from omfa_jax.sampling.photo_people import find_photo_person, fit_photo_body
+from omfa_jax.sampling.pose_sources import (
+    PosedBodies,
+    PoseSource,
+    fit_body,
+    get_body_model,
+    read_pose,
+)
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +109,63 @@ def put_pose(other: PosedBodies, own: PosedBodies) -> PosedBodies:
 def copy_pose(
     other: BodyParams, other_camera: Camera, own: BodyParams, own_camera: Camera
 ) -> BodyParams:
-    """Return `own`, with its shape and place, in the pose of `other`, turned alike to the camera."""
+    """Return `own` in the pose of `other`, turned alike to the camera; shape and place stay."""
     (facing,) = axis_angle_to_matrix(other.global_orient[None].astype(np.float64))
     turned = own_camera.rotation.T @ other_camera.rotation @ facing
     rotations = {name: getattr(other, name) for name in ROTATIONS}
     return own.replace(global_orient=matrix_to_axis_angle(turned), **rotations)
+
+
+def pose_own_body(
+    size_px: tuple[int, int],
+    files: PersonFiles,
+    named: bool,
+    own: PoseSource | None,
+    smplx_model: str | None,
+) -> PosedBodies:
+    """Return the person's own body in the pose of the library or photo that `files` names.
+
+    `size_px` (height, width) is that of the image without a photo of the person. Raises OmfaError
+    if the person has no body, and if nobody is found in the photo of the pose.
+    """
+    assert files.pose is not None, "the caller has found its kind"
+    if own is not None and not isinstance(own, PosedBodies):
+        raise OmfaError(f"{files.name}: a pose map cannot be posed; give a body (.npz)")
+    if named:
+        name = os.fspath(files.pose)
+        if files.photo is None:
+            return make_named_pose(name, size_px, smplx_model)
+        if own is not None:
+            return put_named_pose(name, own)
+    else:
+        other = read_person_body(files, smplx_model)
+        if files.photo is None:
+            log.warning("no photo of the person: body and camera are those of %s", files.pose)
+            return other
+        if own is not None:
+            return put_pose(other, own)
+    raise OmfaError(
+        f"{files.name}: no body of the person to put {files.prefix}pose {files.pose} on: give"
+        f" keypoints that show them from head to hips, or {files.prefix}pose FILE.npz"
+    )
+
+
+def read_person_body(files: PersonFiles, smplx_model: str | None) -> PosedBodies:
+    """Return the body of the photo that is the pose of `files`; OmfaError if none is found."""
+    assert files.pose is not None, "the caller has found its kind"
+    name, flag = os.fspath(files.pose), f"{files.prefix}pose"
+    photo = read_image_like(name, f"photo of the pose ({flag})")
+    other = find_files_beside(PersonFiles(name), "", needs_body=True)
+    if other.pose is not None:
+        body = read_pose(other.pose, "", smplx_model, flag)
+        assert isinstance(body, PosedBodies), "a body was asked for"
+        return body
+    rows = read_photo_keypoints(other, *photo.shape[:2])
+    if rows is not None:
+        body = fit_body(rows, photo.shape[:2], smplx_model, str(other.keypoints))
+        if body is not None:
+            return body
+    taken = f"give a pose map with a black background or pose_maps.json beside it as {flag}"
+    person = find_photo_person(photo, name, needed=taken)
+    assert person is not None, "else an error was raised"
+    return fit_photo_body(person, smplx_model, name, f"another {flag}")
