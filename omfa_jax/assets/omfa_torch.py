@@ -7,8 +7,7 @@ One UNet denoises a canvas that has a slot for each of garment, person and face.
 of them; the others are given, stay clean and act as the condition. omfa.json, next to this file,
 describes slots, tasks and UNet inputs. prompts.safetensors holds the text embeddings, so no text
 encoder is needed. A person is written in the frame of their pose map, or of --person if given.
-With omfa_jax installed, --person is enough for face and pose.
-Requires torch, diffusers, safetensors and Pillow; pillow_heif for HEIC photos.
+Requires torch, diffusers, safetensors, Pillow; omfa_jax to find face and pose in --person alone.
 From Python: `Model(folder).generate("try_on", {"garment": image, "face": image}, pose)`.
 """
 
