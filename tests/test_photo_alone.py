@@ -115,14 +115,14 @@ def test_maps_and_photos_are_told_apart(tmp_path, caplog):
 
 def test_what_is_not_seen_is_an_error_with_a_remedy(found, tmp_path, monkeypatch):
     found["person"] = make_landmarks(part=slice(11, 33))
-    with pytest.raises(OmfaError, match="no face found for the photo: .* --face IMAGE"):
+    with pytest.raises(OmfaError, match=r"no face found for the photo: .* --face IMAGE"):
         load()
     monkeypatch.undo()
     head = make_landmarks(part=slice(0, 11))
-    with pytest.raises(OmfaError, match="only a part of the body is seen .*torso.* or other"):
+    with pytest.raises(OmfaError, match=r"only a part of the body is seen .*torso.* or other"):
         photo_people.fit_photo_body(head, None, "me.jpg", "other")
     raw = write_raw(tmp_path)
-    with pytest.raises(OmfaError, match="no person found .* or give --face"):
+    with pytest.raises(OmfaError, match=r"no person found .* or give --face"):
         omfa.load_person(omfa.SlotFitter(read_settings(TINY)), read_rgb(raw / "image/me.png"))
 
 

@@ -95,7 +95,7 @@ def make_named_pose(name: str, size_px: tuple[int, int], smplx_model: str | None
     """Return the mean body in a pose of the library, in a studio of (height, width) px."""
     log.warning("no photo of the person: pose %s is that of the mean body", name)
     bodies, camera = make_library_targets(
-        [name], library=None, body=None, smplx_model=smplx_model, size_px=size_px[::-1]
+        [name], library=None, body=None, smplx_model=smplx_model, size_px=(size_px[1], size_px[0])
     )
     return PosedBodies([bodies[name]], camera, get_body_model(smplx_model))
 
