@@ -22,7 +22,7 @@ from omfa_jax.body.body_params import BodyParams, make_neutral_params
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.fit.fitter import BODY_HEIGHT_M, FitResult
 from omfa_jax.body.fit.keypoints import find_landmark_vertices
-from omfa_jax.body.fit.photo_fit import PhotoFitter
+from omfa_jax.body.fit.photo_fitter import PhotoFitter
 from omfa_jax.body.landmarks import PersonLandmarks, find_people
 from omfa_jax.body.smplx_forward import forward
 from omfa_jax.body.smplx_joints import JOINT_INDEX
@@ -65,7 +65,7 @@ def measure(model: BodyModel, photo: RenderedPhoto, fit: FitResult) -> Measured:
         for params, camera in ((fit.params, fit.camera), (photo.params, photo.camera))
     )
     size = (photo.camera.width_px, photo.camera.height_px)
-    shown = ((want > 0) & (want < size)).all(axis=1)
+    shown = np.all((want > 0) & (want < size), axis=1)
     distance = 1000 * np.linalg.norm(found - real, axis=1)
     height = fit.camera.focal_px[0] * BODY_HEIGHT_M / depth[0]
     widths = measure_widths(model, fit.params, fit.camera)
@@ -136,22 +136,21 @@ def run_synthetic(fitter: PhotoFitter, count: int, seed: int, batch: int) -> Non
         PersonLandmarks(**{**vars(p), "mask": t.astype(np.float64)})
         for p, t in zip(people, truth, strict=True)
     ]
-    every = np.ones_like(whole)
-    rows = (
-        ("2D points", people, {"use_depth": False, "use_mask": False}, whole),
-        ("with depths", people, {"use_mask": False}, whole),
-        ("with depths and mask", people, {}, whole),
-        ("the same, all masks", people, {}, every),
-        ("the same, true masks", exact, {}, every),
-    )
-    for name, given, use, counted in rows:
+    every, seconds = np.ones_like(whole), 0.0
+    for name, given, use in (
+        ("2D points", people, {"use_depth": False, "use_mask": False}),
+        ("with depths", people, {"use_mask": False}),
+        ("with depths and mask", people, {}),
+        ("the same, true masks", exact, {}),
+    ):
+        started = time.process_time()
         fits = fit_all(fitter, given, batch, **use)
+        seconds = time.process_time() - started
         measured = [measure(fitter.model, *pair) for pair in zip(photos, fits, strict=True)]
-        print(describe(name, measured, counted), flush=True)
-    started = time.process_time()
-    fit_all(fitter, people, batch)
-    seconds = (time.process_time() - started) / len(people)
-    print(f"{seconds:.2f} s of CPU per photo in batches of {batch}, without compilation")
+        print(describe(name, measured, every if given is exact else whole), flush=True)
+        if given is people and not use:
+            print(describe("the same, all masks", measured, every))
+    print(f"{seconds / len(people):.2f} s of CPU per photo in batches of {batch}")
 
 
 def run_real(fitter: PhotoFitter, folder: Path, batch: int, out: Path | None) -> None:
@@ -174,7 +173,7 @@ def run_real(fitter: PhotoFitter, folder: Path, batch: int, out: Path | None) ->
             widths = measure_widths(fitter.model, fit.params, fit.camera)
             print(
                 f"  {path.stem}: {fit.report.median_of_image:.2%}, betas"
-                f" {np.round(fit.params.betas, 1).tolist()},"
+                f" {[round(float(b), 1) for b in fit.params.betas]},"
                 f" shoulders {widths['shoulders']:.0f} px, hips {widths['hips']:.0f} px"
                 f" {fit.report.reason}"
             )

@@ -161,7 +161,7 @@ def test_the_same_from_python(raw, fit):
     people = np.zeros((1, 128, 96, 3), np.uint8)
     assert null.restore(people) is people
     # an array has nothing beside it
-    with pytest.raises(omfa.OmfaError, match="the photo: no person found .* or give --face"):
+    with pytest.raises(omfa.OmfaError, match=r"the photo: no person found .* or give --face"):
         omfa.load_person(slots, photo)
     alone = omfa.load_person(slots, photo, keypoints=write_keypoints(raw, name="mine.json"))
     assert alone.face.shape == (1, *slots.sizes["face"], 3) and alone.frame.crop is not None

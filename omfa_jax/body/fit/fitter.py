@@ -16,20 +16,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from omfa_jax.body.body_model import BodyModel
-from omfa_jax.body.body_params import BodyParams, make_neutral_params
-from omfa_jax.body.camera import Camera
 from omfa_jax.body.fit import pose_prior
 from omfa_jax.body.fit.bone_depths import compute_bone_depths
-from omfa_jax.body.fit.fit_quality import FitReport, find_confident_keypoints, judge_fit
+from omfa_jax.body.fit.fit_quality import find_confident_keypoints, judge_fit
+from omfa_jax.body.fit.fit_result import FitResult, make_body_camera, make_body_params
 from omfa_jax.body.fit.jax_rotations import exp_so3
 from omfa_jax.body.fit.keypoint_projection import (
     AT,
     BETAS,
     DEPTH,
-    OUTLINE,
     POSE,
     SIZE,
-    TO_CAMERA,
     linearize_keypoints,
     project_keypoints,
     rotate_facing,
@@ -37,8 +34,13 @@ from omfa_jax.body.fit.keypoint_projection import (
 )
 from omfa_jax.body.fit.keypoints import KeypointSet
 from omfa_jax.body.fit.levenberg_marquardt import minimize
+from omfa_jax.body.fit.outline_rows import (
+    OutlinePoints,
+    compute_outline_rows,
+    linearize_outline,
+    make_no_points,
+)
 from omfa_jax.body.fit.skeleton import Skeleton, load_skeleton
-from omfa_jax.body.rotations import matrix_to_axis_angle
 from omfa_jax.core.errors import OmfaError
 
 BODY_HEIGHT_M = 1.7
@@ -65,26 +67,16 @@ class BodyFitSettings:
     outlier_spreads: tuple[float, ...] = (0.15, 0.06)
 
 
-@dataclass(frozen=True, eq=False)
-class FitResult:
-    """One photo's body, camera and quality report."""
-
-    params: BodyParams
-    camera: Camera
-    report: FitReport
-
-
 class PhotoHints(NamedTuple):
     """What is known of photos beside their keypoints, for sets with `bones`.
 
-    `depths`, `depth_weights`: those of `read_bone_depths`. `outline`: rows (A, c), which add
-    |A x + c|^2 to the cost, where x are the body's place, depth and betas (`OUTLINE`); see
-    `silhouette.make_outline_rows`. Zero where nothing is known.
+    `depths`, `depth_weights`: those of `read_bone_depths`, zero where nothing is known. `outline`:
+    points of the body's skin that should be on lines in the photo; the second stage uses them.
     """
 
     depths: Float[np.ndarray, "b n"]
     depth_weights: Float[np.ndarray, "b n"]
-    outline: Float[np.ndarray, "b 13 14"]
+    outline: OutlinePoints
 
 
 class _Photo(NamedTuple):
@@ -139,6 +131,10 @@ class Fitter:
                 f"keypoints: expected shape {expected} and one size (width, height) each,"
                 f" got {rows.shape} and {sizes.shape}"
             )
+        if hints is not None and not self.keypoints.bones:
+            raise OmfaError(
+                f"hints: the keypoint set {self.keypoints.name} has no bones; expected BlazePose"
+            )
         seen = np.stack(
             [
                 find_confident_keypoints(self.keypoints, *pair)
@@ -177,15 +173,16 @@ class Fitter:
             )
             fits.append(
                 FitResult(
-                    _make_params(one), _make_camera(one, float(focal[i]), width, height), report
+                    make_body_params(one),
+                    make_body_camera(one, float(focal[i]), width, height),
+                    report,
                 )
             )
         return fits
 
     def _make_no_hints(self, count: int) -> PhotoHints:
         depths = np.zeros((count, len(self.keypoints.bones)))
-        outline = np.zeros((count, len(OUTLINE), len(OUTLINE) + 1))
-        return PhotoHints(depths, depths, outline)
+        return PhotoHints(depths, depths, make_no_points(count))
 
 
 def _solve(
@@ -222,19 +219,25 @@ def _solve(
                 return rows
             depths = compute_bone_depths(unpack_body(x, facing), skeleton, known)
             rows = [rows, photo.hints.depth_weights * (depths - photo.hints.depths)]
-            if free == SIZE:
-                outline = photo.hints.outline
-                rows.append(outline[:, :-1] @ x[OUTLINE] + outline[:, -1])
             return jnp.concatenate(rows)
 
         def residuals(y: Array) -> tuple[Array, Array]:
-            found = project_keypoints(unpack_body(extend(y), facing), skeleton, ties)
-            return (found - photo.places) / unit, before(y)
+            body = unpack_body(extend(y), facing)
+            found, plain = project_keypoints(body, skeleton, ties), before(y)
+            if photo.hints is not None and free == SIZE:
+                rows = compute_outline_rows(body, skeleton, photo.hints.outline)
+                plain = jnp.concatenate([plain, rows])
+            return (found - photo.places) / unit, plain
 
         def linearise(y: Array) -> tuple:
             found, by_x = linearize_keypoints(extend(y), facing, skeleton, ties)
             by_x = by_x[..., :free] / unit
-            return ((found - photo.places) / unit, before(y)), (by_x, jax.jacfwd(before)(y))
+            plain, plain_by_x = before(y), jax.jacfwd(before)(y)
+            if photo.hints is not None and free == SIZE:
+                rows, rows_by_x = linearize_outline(y, facing, skeleton, photo.hints.outline)
+                plain = jnp.concatenate([plain, rows])
+                plain_by_x = jnp.concatenate([plain_by_x, rows_by_x])
+            return ((found - photo.places) / unit, plain), (by_x, plain_by_x)
 
         scales = jnp.asarray(shares / settings.keypoint_spread, jnp.float32)
         y, value = minimize(residuals, linearise, start[:free], weights, scales)
@@ -284,27 +287,3 @@ def _place_start(
     # far away the projection is linear, so scale and shift follow from mean and spread
     x = jnp.zeros(SIZE).at[AT].set(middles[1] - scale * middles[0])
     return x.at[DEPTH].set(-jnp.log(scale))
-
-
-def _make_params(one: dict[str, Any]) -> BodyParams:
-    turns = np.stack([matrix_to_axis_angle(turn) for turn in one["turns"]])
-    return make_neutral_params().replace(
-        global_orient=turns[0],
-        body_pose=turns[1:],
-        betas=one["betas"],
-        # no keypoint is on the fingers
-        left_hand_pose=pose_prior.make_relaxed_hand("left"),
-        right_hand_pose=pose_prior.make_relaxed_hand("right"),
-    )
-
-
-def _make_camera(one: dict[str, Any], focal_px: float, width_px: int, height_px: int) -> Camera:
-    """Return the camera in which the body, kept at the origin, has the fitted position."""
-    return Camera(
-        focal_px=(focal_px, focal_px),
-        center_px=(width_px / 2, height_px / 2),
-        width_px=width_px,
-        height_px=height_px,
-        rotation=TO_CAMERA,
-        translation=one["pelvis_cam"] - TO_CAMERA @ one["pelvis"],
-    )

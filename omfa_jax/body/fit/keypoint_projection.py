@@ -18,8 +18,6 @@ from omfa_jax.body.fit.skeleton import (
 
 TURN, AT, DEPTH, BETAS, POSE = np.split(np.arange(79), (3, 5, 6, 16))
 SIZE = 79
-# place, depth and betas: what the outline of a posed body depends on
-OUTLINE = np.concatenate([AT, DEPTH, BETAS])
 # body axes have y up and z to the front, camera axes y down and z into the image
 TO_CAMERA = np.diag([1.0, -1.0, -1.0])
 _FLIP = np.array([1.0, -1.0, -1.0], np.float32)

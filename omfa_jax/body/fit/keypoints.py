@@ -1,6 +1,6 @@
 """Keypoint sets of detectors and data sets, and the position of each point on the body."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -192,8 +192,8 @@ def get_keypoint_set(name: str) -> KeypointSet:
     return KEYPOINT_SETS[name]
 
 
-def find_landmark_vertices(model: BodyModel) -> dict[str, int]:
-    """Return the model's vertex index for each of LANDMARKS, in order, and the mouth's corners.
+def find_landmark_vertices(model: BodyModel, names: Sequence[str] = LANDMARKS) -> dict[str, int]:
+    """Return the model's vertex index for each of the skin points `names`, in order.
 
     Raises OmfaError if the model has too few vertices for smplx's indices.
     """
@@ -216,4 +216,4 @@ def find_landmark_vertices(model: BodyModel) -> dict[str, int]:
     found["chin"] = int(np.argmin(np.where(face, y, np.inf)))
     for name, offset in _MOUTH_FROM_NOSE.items():
         found[name] = int(np.argmin(((vertices - (nose + offset)) ** 2).sum(1)))
-    return {name: found[name] for name in (*LANDMARKS, *_MOUTH_FROM_NOSE)}
+    return {name: found[name] for name in names}

@@ -1,8 +1,7 @@
-"""The outline of a fitted body beside that of a person mask, as rows for another fit.
+"""The outline of a fitted body beside that of a person mask, for another fit.
 
-Keypoints are inside a body and hardly determine its widths. Here the body's outline is compared
-with the mask's along its normals, with position and betas free and the pose as it is, and condensed
-to linear rows (Gauss-Newton), so that the compiled fit need not draw anything.
+Keypoints are inside a body and hardly determine its widths. Points on the body's outline are sent
+to the mask's along their normals, less a margin for clothes.
 """
 
 import numpy as np
@@ -11,69 +10,67 @@ from jaxtyping import Float, Int
 from omfa_jax.body.body_model import BodyModel
 from omfa_jax.body.body_params import BodyParams
 from omfa_jax.body.camera import Camera
-from omfa_jax.body.fit.keypoint_projection import OUTLINE
-from omfa_jax.body.rotations import axis_angle_to_matrix
-from omfa_jax.body.smplx_forward import compute_skinning_transforms, forward, skin
-from omfa_jax.body.smplx_joints import PARTS
+from omfa_jax.body.fit.keypoints import BODY_JOINTS
+from omfa_jax.body.fit.outline_rows import NUM_POINTS, OutlinePoints, make_no_points
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.body.smplx_joints import PARENTS, PARTS
 from omfa_jax.body.vertex_normals import compute_vertex_normals
 from omfa_jax.body.zbuffer import rasterize
 
 # hair, hands and shoes are not the body's; the neck is behind hair and collars
 WITHOUT_OUTLINE = ("head", "neck", "wrist", "ankle", "foot")
 # metres: how far apart the outlines may be, and how far clothes are from the skin
-REACH_M = 0.08
-CLOTHES_M = 0.015
-SPREAD_M = 0.012
+REACH_M = 0.1
+CLOTHES_M = 0.005
 # cloth hangs away from the body, but nothing of the body is outside of its mask
-LOOSE_SPREAD_M = 0.03
-OUTLIER_M = 0.03
-# outline points are correlated: the whole outline counts as so many
-NUM_INDEPENDENT = 60
+SPREAD_M, LOOSE_SPREAD_M = 0.015, 0.03
+OUTLIER_M = 0.06
+MIN_POINTS = 12
 # the raster's longer side: its pixels are about 4 mm of the body
 RASTER_PX = 512
 STEPS = 65
 EDGE_SHARE = 0.01
 
 
-def make_no_rows() -> Float[np.ndarray, "13 14"]:
-    """Return rows that say nothing."""
-    return np.zeros((len(OUTLINE), len(OUTLINE) + 1))
-
-
-def make_outline_rows(
+def find_outline_points(
     model: BodyModel, params: BodyParams, camera: Camera, mask: Float[np.ndarray, "h w"]
-) -> Float[np.ndarray, "13 14"]:
-    """Return rows (A, c) with |A x + c|^2 the squared distance of the outlines in deviations.
+) -> OutlinePoints:
+    """Return points of the body's outline with their lines on the mask's.
 
-    x are the entries OUTLINE of the fit's parameters. Points without an outline of the mask within
-    8 cm are left out (an arm before the trunk), and outliers count less (Geman-McClure). Rows are
-    zero if fewer than 20 points remain.
+    Points without an outline of the mask within 10 cm are left out (an arm before the trunk), and
+    far ones count less (Geman-McClure). Nothing is returned if fewer than 12 points remain.
     """
     vertices, joints = forward(model, params)
-    places = camera.to_camera(vertices.astype(np.float64))
-    pelvis = camera.to_camera(joints[:1].astype(np.float64))[0]
+    distance = float(camera.to_camera(joints[:1].astype(np.float64))[0, 2])
+    metre_px = camera.focal_px[0] / distance
     found, normals = find_outline(model, vertices, camera)
-    metre_px = camera.focal_px[0] / pelvis[2]
-    pixels, _ = camera.project_camera_points(places[found])
+    pixels, _ = camera.project(vertices[found].astype(np.float64))
     gaps = measure_gaps(mask, pixels, normals, REACH_M * metre_px) / metre_px
-    near = np.isfinite(gaps)
-    if near.sum() < 20:
-        return make_no_rows()
-    found, normals, gaps = found[near], normals[near], gaps[near]
-    by_x = _differentiate(model, params, camera, found) / metre_px
-    by_x = (normals[:, :, None] * by_x).sum(1)
-    # moving the point outwards shrinks the gap
-    beyond = gaps - CLOTHES_M
+    near = np.flatnonzero(np.isfinite(gaps))
+    points = make_no_points()
+    if len(near) < MIN_POINTS:
+        return points
+    # evenly over the outline from the feet up
+    near = near[np.argsort(vertices[found[near], 1], kind="stable")]
+    near = near[np.unique(np.linspace(0, len(near) - 1, NUM_POINTS).round().astype(int))]
+    used, normals, beyond = found[near], normals[near], gaps[near] - CLOTHES_M
     spread = np.where(beyond > 0, LOOSE_SPREAD_M, SPREAD_M)
-    robust = 1 / (1 + (beyond / OUTLIER_M) ** 2) ** 2
-    weights = np.sqrt(robust * NUM_INDEPENDENT / len(gaps)) / spread
-    x = np.concatenate([pelvis[:2] / pelvis[2], [np.log(pelvis[2])], params.betas])
-    rows = np.concatenate([by_x, -(by_x @ x + beyond)[:, None]], axis=1) * weights[:, None]
-    # the triangle has the same sums of squares, but for a constant
-    triangle = np.linalg.qr(rows, mode="r")[: len(OUTLINE)]
-    full = make_no_rows()
-    full[: len(triangle)] = triangle
-    return full
+    robust = 1 / (1 + (beyond / OUTLIER_M) ** 2)
+    places = (pixels[near] - np.array(camera.center_px)) / camera.focal_px[0]
+    count = len(near)
+    points.rest[:count] = model.v_template[used]
+    points.dirs[:count] = model.shapedirs[used]
+    points.weights[:count] = _add_to_parents(model.weights[used].astype(np.float64))
+    points.normals[:count] = normals
+    points.targets[:count] = (places * normals).sum(1) + beyond / distance
+    points.sureness[:count] = robust * distance / spread
+    return points
+
+
+def _add_to_parents(weights: Float[np.ndarray, "n 55"]) -> Float[np.ndarray, "n 22"]:
+    for joint in range(len(PARENTS) - 1, BODY_JOINTS - 1, -1):
+        weights[:, PARENTS[joint]] += weights[:, joint]
+    return weights[:, :BODY_JOINTS]
 
 
 def find_outline(
@@ -128,36 +125,6 @@ def measure_gaps(
     distance = np.where(leaves, np.abs(crossings), np.inf)
     best = distance.argmin(axis=1)
     return crossings[np.arange(len(pixels)), best]
-
-
-def _differentiate(
-    model: BodyModel, params: BodyParams, camera: Camera, index: Int[np.ndarray, "n"]
-) -> Float[np.ndarray, "n 2 13"]:
-    """Return the derivatives of vertices' pixels by place, log depth and betas; exact in pose."""
-    turns = axis_angle_to_matrix(params.get_full_pose())
-    rest = model.v_template[index] + model.shapedirs[index] @ params.betas
-    joints = model.joint_template + model.joint_dirs[:, :, :10] @ params.betas
-
-    def pose(rest: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        # a body is placed by its pelvis
-        transforms, posed = compute_skinning_transforms(turns, joints, model.parents)
-        return skin(rest, model.weights[index], transforms) - posed[0]
-
-    base = pose(rest, joints)
-    moves = [
-        pose(rest + model.shapedirs[index, :, i], joints + model.joint_dirs[:, :, i]) - base
-        for i in range(10)
-    ]
-    pelvis = camera.to_camera(joints[:1] + params.transl)[0]
-    places = base @ camera.rotation.T + pelvis
-    by_at = np.zeros((len(index), 3, 2))
-    by_at[:, [0, 1], [0, 1]] = pelvis[2]
-    by_depth = np.broadcast_to(pelvis[:, None], (len(index), 3, 1))
-    by_betas = np.stack(moves, axis=-1).transpose(0, 2, 1) @ camera.rotation.T
-    by_x = np.concatenate([by_at, by_depth, by_betas.transpose(0, 2, 1)], axis=-1)
-    depth = places[:, 2, None, None]
-    seen = places[:, :2, None] / depth
-    return (by_x[:, :2] - seen * by_x[:, 2:]) / depth * np.array(camera.focal_px)[:, None]
 
 
 def _shrink(camera: Camera) -> Camera:

@@ -33,7 +33,8 @@ def load_skeleton(
 
     Other joints stay at rest relative to their parents, to which their weights are added.
     """
-    vertices = find_landmark_vertices(model)
+    names = [name for name in points if name not in CARRIED_POINTS]
+    vertices = find_landmark_vertices(model, names)
     rows = [_load_point(model, vertices, name) for name in points]
     rest, dirs, weights = (np.stack(column) for column in zip(*rows, strict=True))
     for joint in range(len(PARENTS) - 1, joints - 1, -1):

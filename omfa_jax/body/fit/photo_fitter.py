@@ -9,7 +9,8 @@ from omfa_jax.body.body_model import BodyModel
 from omfa_jax.body.fit.bone_depths import read_bone_depths
 from omfa_jax.body.fit.fitter import FitResult, Fitter, PhotoHints
 from omfa_jax.body.fit.keypoints import BLAZEPOSE
-from omfa_jax.body.fit.silhouette import make_no_rows, make_outline_rows
+from omfa_jax.body.fit.outline_rows import make_no_points
+from omfa_jax.body.fit.silhouette import find_outline_points
 from omfa_jax.body.landmarks import PersonLandmarks
 
 
@@ -33,15 +34,17 @@ class PhotoFitter:
         sizes = [person.mask.shape[::-1] for person in people]
         read = [read_bone_depths(BLAZEPOSE, p.world_m, p.confidence) for p in people]
         depths, weights = (np.stack(column) for column in zip(*read, strict=True))
-        outline = np.stack([make_no_rows() for _ in people])
+        outline = make_no_points(len(people))
         hints = PhotoHints(depths, weights * use_depth, outline)
         fits = self.fitter(rows, sizes, hints)
         if not use_mask:
             return fits
-        for row, fit, person in zip(outline, fits, people, strict=True):
+        for i, (fit, person) in enumerate(zip(fits, people, strict=True)):
             # of a body that is elsewhere the outline says nothing
             if fit.report.accepted:
-                row[:] = make_outline_rows(self.model, fit.params, fit.camera, person.mask)
+                found = find_outline_points(self.model, fit.params, fit.camera, person.mask)
+                for array, values in zip(outline, found, strict=True):
+                    array[i] = values
         return self.fitter(rows, sizes, hints)
 
 
