@@ -13,7 +13,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.sampling.pose_sources import FITTED, ONE_FIT, PosedBodies, get_body_model
 
 if TYPE_CHECKING:
-    from omfa_jax.body.fit.photo_fit import PhotoFitter
+    from omfa_jax.body.fit.photo_fitter import PhotoFitter
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def fit_photo_body(
     """
     from omfa_jax.body.fit.fit_quality import find_confident_keypoints, find_missing_parts
     from omfa_jax.body.fit.keypoints import BLAZEPOSE
-    from omfa_jax.body.fit.photo_fit import make_rows
+    from omfa_jax.body.fit.photo_fitter import make_rows
 
     size_px = np.array(person.mask.shape[::-1], np.float64)
     seen = find_confident_keypoints(BLAZEPOSE, make_rows(person), size_px)
@@ -106,6 +106,6 @@ def _is_whole(person: PersonLandmarks) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _get_photo_fitter(smplx_model: str | None) -> "PhotoFitter":
-    from omfa_jax.body.fit.photo_fit import PhotoFitter
+    from omfa_jax.body.fit.photo_fitter import PhotoFitter
 
     return PhotoFitter(get_body_model(smplx_model))
