@@ -82,7 +82,7 @@ def test_every_path_names_something():
         for text in ("", "a\0b", "gs://b/r", "hf://a/b"):
             with pytest.raises(argparse.ArgumentTypeError, match="name of a file or folder"):
                 action.type(text)
-        assert action.default in (None, [], "runs/demo"), name
+        assert action.default in (None, [], "runs/demo", "samples"), name
 
 
 def test_folders_for_writing_are_paths():

@@ -161,7 +161,7 @@ def test_the_same_from_python(raw, fit):
     people = np.zeros((1, 128, 96, 3), np.uint8)
     assert null.restore(people) is people
     # an array has nothing beside it
-    with pytest.raises(omfa.OmfaError, match="no face found for the photo"):
+    with pytest.raises(omfa.OmfaError, match=r"the photo: no person found .* or give --face"):
         omfa.load_person(slots, photo)
     alone = omfa.load_person(slots, photo, keypoints=write_keypoints(raw, name="mine.json"))
     assert alone.face.shape == (1, *slots.sizes["face"], 3) and alone.frame.crop is not None
@@ -175,7 +175,7 @@ def test_a_turn_needs_a_body_and_finds_it(raw, tmp_path, capsys, fit):
     assert sample(raw, tmp_path / "out", "--views=2", task="turntable") == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("turntable_00.png", "turntable_01.png"),
-        *("turntable.json", "sheet.png"),
+        *("turntable.json", "sheet.png", "person_body.npz"),
     }
     assert "6/6" in capsys.readouterr().err
     assert read_rgb(tmp_path / "out/turntable_01.png").shape == (HEIGHT_PX, WIDTH_PX, 3)

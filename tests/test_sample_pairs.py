@@ -162,7 +162,7 @@ def test_failures_are_named_and_tried_again(alone, raw, one_device, tmp_path, ca
     shutil.move(kept / "1", hidden[1])
     _, failed = sample(one_device, raw, out)
     assert [line["name"] for line in failed] == [*whys]
-    assert f"no face found for {raw}/image/{SPACED}.jpg" in failed[-1]["why"]
+    assert f"{raw}/image/{SPACED}.jpg: no person found" in failed[-1]["why"]
     for number, path in enumerate(hidden):
         if number != 1:
             shutil.move(kept / str(number), path)

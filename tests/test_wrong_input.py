@@ -132,7 +132,7 @@ def test_the_face_is_found_beside_either_generation_and_optional_in_try_off(tmp_
     (raw / "test/image-parse-v3").rename(raw / "test/image-parse")
     np.testing.assert_array_equal(load_person(slots, photo).face, found)
     write_image(tmp_path / "me.jpg", np.full((40, 30, 3), 90, np.uint8))
-    with pytest.raises(OmfaError, match="no face found"):
+    with pytest.raises(OmfaError, match="no person found"):
         load_person(slots, str(tmp_path / "me.jpg"))
     white = load_person(slots, str(tmp_path / "me.jpg"), face_use="optional").face
     assert (white == 1).all() and "its slot stays white" in caplog.text

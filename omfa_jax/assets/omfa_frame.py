@@ -140,6 +140,33 @@ def require_style(pose: str | Path, model: Path) -> None:
         )
 
 
+def draw_person(
+    model: Path, task: str, photo: str, has_face: bool
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Return {"face": image} and the pose map of a photo, found by omfa_jax where it is installed.
+
+    Without it there are none, and a line says so. `has_face`: the face is given and not looked for.
+    """
+    try:
+        from omfa_jax.core.errors import OmfaError
+        from omfa_jax.model_loading import read_settings
+        from omfa_jax.sampling.serving_inputs import draw_photo_person
+    except ImportError:
+        lacks = "the pose of --person" if has_face else "face and pose of --person"
+        print(
+            f"{lacks} cannot be found without omfa_jax: install it, or give"
+            f" {'' if has_face else '--face and '}--pose; the model chooses the pose"
+        )
+        return {}, None
+    try:
+        face, pose = draw_photo_person(read_settings(model), task, photo, has_face=has_face)
+    except OmfaError as error:
+        raise InputError(str(error)) from None
+    if pose is None:
+        print("no pose in --person: the model chooses one; give --pose")
+    return {} if face is None else {"face": face}, pose
+
+
 def letterbox(image: np.ndarray, height_px: int, width_px: int, fill: int) -> np.ndarray:
     """Return the image, scaled without distortion and centred in a frame filled with `fill`."""
     top, left, height, width = place(_get_size(image), height_px, width_px)

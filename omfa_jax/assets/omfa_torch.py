@@ -7,7 +7,7 @@ One UNet denoises a canvas that has a slot for each of garment, person and face.
 of them; the others are given, stay clean and act as the condition. omfa.json, next to this file,
 describes slots, tasks and UNet inputs. prompts.safetensors holds the text embeddings, so no text
 encoder is needed. A person is written in the frame of their pose map, or of --person if given.
-Requires torch, diffusers, safetensors and Pillow; pillow_heif for HEIC photos.
+Requires torch, diffusers, safetensors, Pillow; omfa_jax to find face and pose in --person alone.
 From Python: `Model(folder).generate("try_on", {"garment": image, "face": image}, pose)`.
 """
 
@@ -36,6 +36,7 @@ from omfa_frame import (
     WHITE,
     InputError,
     choose_frame,
+    draw_person,
     format_error,
     letterbox,
     read,
@@ -232,7 +233,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("task", help="try_on, try_off, or another task of omfa.json")
     for name in COMPONENTS:
         add(f"--{name}", metavar="IMAGE")
-    add("--pose", metavar="IMAGE", help="pose map; without one, the model chooses the pose")
+    add("--pose", metavar="IMAGE", help="pose map (default: of --person, drawn by omfa_jax)")
+    add("--null-pose", action="store_true", help="let the model choose the pose")
     add("--out", required=True, type=Path, metavar="FILE.png")
     add("--model", type=Path, default=Path(__file__).parent, metavar="DIR", help=default)
     add("--steps", type=int, default=50, help=f"DDIM steps {default}")
@@ -259,6 +261,9 @@ def run(options: argparse.Namespace) -> None:
     files = {name: getattr(options, name) for name in COMPONENTS if getattr(options, name)}
     given = {name: read(path, f"--{name}", load_image) for name, path in files.items()}
     pose = None
+    if options.person and not options.pose and not options.null_pose:
+        found, pose = draw_person(options.model, options.task, options.person, "face" in given)
+        given |= found
     if options.pose:
         require_style(options.pose, options.model)
         pose = read(options.pose, "--pose", load_image)

@@ -38,13 +38,14 @@ INPUTS = (
     (
         "--pose",
         "FILE",
-        "pose map image, or SMPL-X parameters (.npz) to render one from (default: beside --person,"
-        " or fitted to its keypoints)",
+        "body (.npz), pose map, name of a library pose (omfa data poses --list), or photo whose"
+        " pose --person takes (default: beside --person, or as in the photo)",
     ),
     (
         "--keypoints",
         "JSON",
-        "keypoints of --person, to crop the face and fit the body (default: beside it)",
+        "keypoints of --person, to crop the face and fit the body (default: beside it, or"
+        " found in the photo)",
     ),
     ("--parse", "PNG", "parse map of --person, to crop the face (default: beside it)"),
     ("--source-person", "IMAGE", "transfer: photo of the person who wears the garment"),
@@ -83,13 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_flags(parser)
     add(
         "--task",
-        required=True,
+        default=TASKS[0],
         metavar="TASK",
         help=f"{' | '.join(TASKS)}, or any other task of the model's config",
     )
     add(
         "--out",
-        required=True,
+        default="samples",
         type=parse_path_text,
         metavar="DIR",
         help="folder for the generated images, TASK.json with their settings, and sheet.png",
@@ -127,7 +128,7 @@ def run(options: argparse.Namespace) -> None:
     if options.task in REQUIRED_INPUTS:
         require_inputs(options, REQUIRED_INPUTS[options.task], needs_face=options.task != "try_off")
     if options.task == "turntable" and not (options.pose or options.person):
-        raise OmfaError("--task turntable needs --pose, or --person with a body beside it")
+        raise OmfaError("--task turntable needs --pose, or --person whose body can be fitted")
     if options.dtype not in SAMPLE_DTYPES:
         raise make_unknown_name_error("dtype (--dtype)", options.dtype, SAMPLE_DTYPES)
     out = require_writable_dir(options.out, "--out")
@@ -197,7 +198,9 @@ def require_inputs(options: argparse.Namespace, needed: Sequence[str], *, needs_
 
 def require_inputs_kept(options: argparse.Namespace, out: Path, results: Sequence[str]) -> None:
     """Raise an OmfaError if an input image would be overwritten by one of the results."""
-    written = re.compile(rf"({'|'.join(results)})(_\d+\.png|\.json)|sheet\.png")
+    written = re.compile(
+        rf"({'|'.join(results)})(_\d+\.png|\.json)|sheet\.png|(source_)?person_body\.npz"
+    )
     for flag, path in vars(options).items():
         if isinstance(path, str) and written.fullmatch(Path(path).name):
             require_disjoint(out / Path(path).name, {f"--{flag.replace('_', '-')}": path})

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from omfa_jax.body.body_box import BodyBox, find_keypoint_box
+from omfa_jax.body.landmarks import PersonLandmarks
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.sampling.image_inputs import SlotFitter
 from omfa_jax.sampling.image_like import ImageLike, read_image_like
@@ -20,7 +21,9 @@ from omfa_jax.sampling.photo_files import (
     read_photo_keypoints,
 )
 from omfa_jax.sampling.photo_frame import PhotoFrame, choose_crop, format_size, have_one_aspect
+from omfa_jax.sampling.photo_people import find_photo_person, fit_photo_body, make_photo_rows
 from omfa_jax.sampling.pose_sources import PosedBodies, PoseSource, fit_body, read_pose
+from omfa_jax.sampling.posed_people import find_pose_kind, pose_own_body
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,8 @@ class PersonInputs:
 
     `person` (1, h, w, 3) and `face` (1, h, w, 3) are None where not asked for; `pose` (views, h, w,
     3) is None for the null pose. `frame` is where the person's slot lies in `photo` (height, width,
-    3), uint8; None if that is unknown.
+    3), uint8; None if that is unknown. `body` is what the pose was drawn from,
+    None for a pose map.
 
         me = omfa.load_person(omfa.SlotFitter(model.settings), "me.jpg", pose="me.npz")
         images = me.restore(omfa.try_on(sampler, "shirt.jpg", me.face, me.pose))
@@ -50,6 +54,7 @@ class PersonInputs:
     face: Float[np.ndarray, "1 h w 3"] | None
     pose: Float[np.ndarray, "views h w 3"] | None
     frame: PhotoFrame | None
+    body: PosedBodies | None = None
 
     def restore(
         self, people: UInt8[np.ndarray, "b h w 3"]
@@ -81,16 +86,17 @@ def load_person(
     """Return a person's photo, face and pose at a model's slot sizes, as `omfa sample` reads them.
 
     The face is `face`, or cropped from the photo with 2D keypoints (of `person_index`, if they
-    show several people, else of the largest) or a parse map. The pose is a
-    pose map or a body (.npz); without one, a body is fitted to the keypoints. If the photo is a
-    path in a raw data set, what is not given is taken from beside it: smplx/NAME.npz,
-    pose/NAME.png, keypoints and parse map. `null_pose` lets the model choose the pose. With `crop`,
-    a photo in which the person would be small in the slot is cropped to them.
+    show several people, else of the largest) or a parse map. The pose is a pose map, a body (.npz),
+    the name of a library pose, or another photo, whose pose is put on this person's body; without
+    one, it is that of the photo, a body fitted to the keypoints. If the photo is a path in a raw
+    data set, what is not given is taken from beside it: smplx/NAME.npz, pose/NAME.png, keypoints
+    and parse map. What is still missing is found in the photo itself. `null_pose` lets the model
+    choose the pose. With `crop`, a photo in which the person would be small is cropped to them.
 
     Raises OmfaError if a file cannot be read, if pose_maps.json beside a pose map says another
-    style than the model's, and if a required face is not found.
+    style than the model's, if a required face is not found, and if the photo's body is rejected.
 
-        me = omfa.load_person(omfa.SlotFitter(model.settings), "me.jpg", pose="me.npz")
+        me = omfa.load_person(omfa.SlotFitter(model.settings), "me.jpg")
         people = omfa.try_on(sampler, "shirt.jpg", me.face, me.pose)
         images = me.restore(people)  # at the photo's size
     """
@@ -114,13 +120,30 @@ def read_person(
     `as_input`: the model is given the photo itself. `views` is the number of views of a turn; it
     needs a body.
     """
-    photo, rows = None, None
+    photo = None
     if files.photo is not None:
         photo = read_image_like(files.photo, f"person ({files.prefix}person)")
+    given = files.pose is not None and not files.pose_beside
+    kind = find_pose_kind(files.pose, f"{files.prefix}pose") if files.pose and given else None
+    # of a person in a library pose or that of another photo the own body is needed
+    needs_own = kind in ("name", "photo")
+    own_files = files
+    if needs_own:
+        own_files = find_files_beside(replace(files, pose=None), slots.pose_style, needs_body=True)
     crops_face = files.face is None and face_use != "unused"
-    if photo is not None and (crops_face or files.fit_keypoints):
-        rows = read_photo_keypoints(files, *photo.shape[:2])
-    source = _find_pose(slots, files, photo, rows, smplx_model)
+    rows, landmarks = None, None
+    if photo is not None:
+        if crops_face or own_files.fit_keypoints:
+            rows = read_photo_keypoints(files, *photo.shape[:2])
+        lacks_face = crops_face and rows is None and files.parse is None
+        lacks_pose = rows is None and own_files.pose is None and not files.null_pose
+        if lacks_face or lacks_pose:
+            advice = _advise(files, lacks_face and face_use == "required", needs_own)
+            landmarks = find_photo_person(photo, files.name, needed=advice)
+            rows = None if landmarks is None else make_photo_rows(landmarks)
+    source = _find_pose(slots, own_files, photo, rows, landmarks, smplx_model)
+    if needs_own:
+        source = pose_own_body(slots.sizes["person"], files, kind == "name", source, smplx_model)
     if views is not None:
         if not isinstance(source, PosedBodies):
             raise OmfaError(
@@ -147,6 +170,7 @@ def read_person(
         None if face is None else slots.fit_image("face", face),
         drawn,
         placed,
+        source if isinstance(source, PosedBodies) else None,
     )
 
 
@@ -155,11 +179,15 @@ def _find_pose(
     files: PersonFiles,
     photo: Photo | None,
     rows: Float[np.ndarray, "25 3"] | None,
+    landmarks: PersonLandmarks | None,
     smplx_model: str | None,
 ) -> PoseSource | None:
     if files.pose is not None:
         return read_pose(files.pose, slots.pose_style, smplx_model, f"{files.prefix}pose")
     found = None
+    if landmarks is not None and not files.null_pose:
+        instead = f"{files.prefix}pose FILE or --null-pose, which lets the model choose one"
+        return fit_photo_body(landmarks, smplx_model, files.name, instead)
     if files.fit_keypoints and photo is not None and rows is not None:
         height, width = photo.shape[:2]
         found = fit_body(rows, (height, width), smplx_model, str(files.keypoints))
@@ -167,6 +195,15 @@ def _find_pose(
         whose = "no pose given" if files.photo is None else f"no pose for {files.name}"
         log.warning("%s: the model chooses one (null pose)", whose)
     return found
+
+
+def _advise(files: PersonFiles, lacks_face: bool, needs_own: bool) -> str:
+    """Return what to give where nobody is found in the photo, "" if the task can go on."""
+    if lacks_face:
+        return f"give {files.prefix}face IMAGE, and {files.prefix}pose FILE.npz or --null-pose"
+    if needs_own:
+        return f"give {files.prefix}pose FILE.npz with a body and its camera"
+    return ""
 
 
 def _choose_frames(

@@ -33,8 +33,9 @@ class PersonFiles:
     """What is given of a person, or lies beside their photo; None is what there is not.
 
     `person_index` is the person of keypoints with several, None for the largest.
-    `keypoints_beside` says that the keypoints were found and not given, `fit_keypoints` that the
-    pose comes from them. `prefix` is that of the flags in messages, such as "--source-".
+    `keypoints_beside` and `pose_beside` say that these were found and not given,
+    `fit_keypoints` that the pose comes from keypoints, and `null_pose` that no pose is wanted.
+    `prefix` is that of the flags in messages, such as "--source-".
     """
 
     photo: ImageLike | None = None
@@ -44,7 +45,9 @@ class PersonFiles:
     parse: PathLike | None = None
     person_index: int | None = None
     keypoints_beside: bool = False
+    pose_beside: bool = False
     fit_keypoints: bool = False
+    null_pose: bool = False
     prefix: str = "--"
 
     @property
@@ -77,7 +80,8 @@ def find_files_beside(
         for end in ("_keypoints", ""):
             keypoints = keypoints or _find_first(folder, KEYPOINT_DIRS, f"{path.stem}{end}.json")
         parse = parse or _find_first(folder, PARSE_DIRS, f"{path.stem}.png")
-    if pose is not None and Path(pose).suffix != ".npz":
+    # the name of a library pose is no file
+    if pose is not None and Path(pose).suffix not in ("", ".npz"):
         require_map_style(pose, style, f"{files.prefix}pose")
     fits = search and pose is None and keypoints is not None
     return replace(
@@ -86,7 +90,9 @@ def find_files_beside(
         keypoints=keypoints,
         parse=parse,
         keypoints_beside=files.keypoints is None,
+        pose_beside=files.pose is None,
         fit_keypoints=fits,
+        null_pose=null_pose,
     )
 
 
@@ -156,8 +162,8 @@ def find_face(
         return crop_face(photo, box)
     if required:
         raise OmfaError(
-            f"no face found for {files.name}: give {prefix}face IMAGE, or {prefix}keypoints JSON or"
-            f" {prefix}parse PNG that show one"
+            f"no face found for {files.name}: give a photo in which it is seen, or"
+            f" {prefix}face IMAGE, or {prefix}keypoints JSON or {prefix}parse PNG that show one"
         )
     log.warning(
         "no face found for %s: its slot stays white; pass %sface to set it", files.name, prefix

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLACK = 0
-_ONE_FIT, _ONE_LOAD = threading.Lock(), threading.Lock()
+ONE_FIT, _ONE_LOAD = threading.Lock(), threading.Lock()
+# the source of a body that was fitted here, of BODY_SOURCES
+FITTED = "keypoints"
 
 PoseImages = Float[np.ndarray, "views h w 3"]
 
@@ -60,11 +62,15 @@ class PoseMap:
 
 @dataclass(frozen=True, eq=False)
 class PosedBodies:
-    """One body, or the views of a turn, and the camera of the photo."""
+    """One body, or the views of a turn, and the camera of the photo.
+
+    `source` is that of `save_body`.
+    """
 
     bodies: Sequence[BodyParams]
     camera: Camera
     model: BodyModel
+    source: str = ""
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -88,7 +94,7 @@ class PosedBodies:
 
     def turn(self, views: int) -> "PosedBodies":
         """Return so many views around the first body."""
-        return PosedBodies(make_turntable(self.bodies[0], views), self.camera, self.model)
+        return replace(self, bodies=make_turntable(self.bodies[0], views))
 
 
 PoseSource = PoseMap | PosedBodies
@@ -133,14 +139,14 @@ def fit_body(
         return None
     log.info("%s: fitting the body (compiling the first fit takes up to a minute)", name)
     # one at a time: a fit uses all cores, and of several first ones each would compile
-    with _ONE_FIT:
+    with ONE_FIT:
         fitter, model = get_fitter(smplx_model)
         (fit,) = fitter(rows[None], [(width, height)])
     if not fit.report.accepted:
         log.warning(refusal, name, fit.report.reason)
         return None
     log.info("%s: median error of the fit %.1f px", name, fit.report.median_px)
-    return PosedBodies([fit.params], fit.camera, model)
+    return PosedBodies([fit.params], fit.camera, model, FITTED)
 
 
 def get_body_model(path: str | None) -> BodyModel:

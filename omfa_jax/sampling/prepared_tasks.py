@@ -1,5 +1,6 @@
 """A task of `omfa sample` with its inputs read, before any weights are."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,8 +11,10 @@ from jaxtyping import UInt8
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.sampling.image_inputs import SlotFitter
+from omfa_jax.sampling.image_like import read_image_like
 from omfa_jax.sampling.person_inputs import PersonInputs, read_person
 from omfa_jax.sampling.photo_files import PathLike, PersonFiles, find_files_beside, list_files
+from omfa_jax.sampling.photo_people import warn_of_worn_garment
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.sampling.task_functions import transfer, try_off, try_on, turntable
 
@@ -39,7 +42,8 @@ class PreparedTask:
 
     `columns` are the inputs by label of the sheet. `people` says whose photo's frame a result has;
     other results have the slot's. `calls` is the number of runs of the sampler, and
-    `files` the persons' files, by name of the flag, with those found beside their photos.
+    `files` the persons' files, by name of the flag, with those found beside their photos. `bodies`
+    are the people whose bodies are written beside the results, by name of the file.
     """
 
     columns: Columns
@@ -47,6 +51,7 @@ class PreparedTask:
     people: dict[str, PersonInputs]
     calls: int = 1
     files: dict[str, str] = field(default_factory=dict)
+    bodies: dict[str, PersonInputs] = field(default_factory=dict)
 
 
 def prepare_task(
@@ -59,6 +64,9 @@ def prepare_task(
     """
     slots = SlotFitter(settings)
     options = {"null_pose": request.null_pose}
+    if request.garment is not None:
+        shop = read_image_like(request.garment, "garment (--garment)")
+        warn_of_worn_garment(shop, os.fspath(request.garment))
     # both before either is read, which may fit a body
     person = find_files_beside(
         request.person, slots.pose_style, needs_body=name == "turntable", **options
@@ -84,7 +92,7 @@ def _prepare_try_on(
         return {"try_on": try_on(sampler, garment, face, me.pose, seed=seed)}
 
     columns = {"garment": garment, "face": face, "pose": me.pose}
-    return PreparedTask(columns, generate, {"try_on": me})
+    return PreparedTask(columns, generate, {"try_on": me}, bodies={"person": me})
 
 
 def _prepare_try_off(
@@ -96,7 +104,9 @@ def _prepare_try_off(
     def generate(sampler: Sampler, seed: int) -> Results:
         return {"try_off": try_off(sampler, photo, face, me.pose, seed=seed)}
 
-    return PreparedTask({"person": photo, "face": face, "pose": me.pose}, generate, {})
+    return PreparedTask(
+        {"person": photo, "face": face, "pose": me.pose}, generate, {}, bodies={"person": me}
+    )
 
 
 def _prepare_transfer(
@@ -111,7 +121,8 @@ def _prepare_transfer(
         return {"garment": garments, "transfer": people}
 
     columns = {"source": photo, "face": face, "pose": me.pose}
-    return PreparedTask(columns, generate, {"transfer": me}, calls=2)
+    bodies = {"person": me, "source_person": worn}
+    return PreparedTask(columns, generate, {"transfer": me}, calls=2, bodies=bodies)
 
 
 def _prepare_turntable(
@@ -125,7 +136,8 @@ def _prepare_turntable(
         return {"turntable": turntable(sampler, garment, face, poses, seed=seed)}
 
     columns = {"garment": garment, "face": face, "pose": poses}
-    return PreparedTask(columns, generate, {"turntable": me}, calls=request.views)
+    bodies = {"person": me}
+    return PreparedTask(columns, generate, {"turntable": me}, request.views, bodies=bodies)
 
 
 PREPARE = {
@@ -172,7 +184,7 @@ def _prepare_row(
 
     ordered = {name: given[name] for name in COMPONENTS if name in given}
     people = {"person": me} if "person" in row.noised else {}
-    return PreparedTask({**ordered, "pose": me.pose}, generate, people)
+    return PreparedTask({**ordered, "pose": me.pose}, generate, people, bodies={"person": me})
 
 
 def _read_garment(slots: SlotFitter, request: SampleRequest) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from omfa_jax.body.body_file import save_body
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.images import from_signed, write_image
 from omfa_jax.sampling.image_sheet import draw_sheet
@@ -76,6 +77,8 @@ def write_results(
 ) -> None:
     """Write OUT/RESULT_NN.png for every generated image, OUT/TASK.json and OUT/sheet.png.
 
+    The body of a person is written as OUT/person_body.npz (source_person_body.npz of a transfer).
+
     People are written in their photo's frame, or with `native_size` as they were generated. The
     JSON file holds `facts`, the images' names and sizes, and where the photo was cropped. Cells
     of the sheet have `cell_px` (height, width).
@@ -94,6 +97,11 @@ def write_results(
             crops[name] = list(person.frame.crop)
             where = ", pasted back into the photo"
         log.info("%s: %s%s", name, format_size(placed.shape[1:3]), where)
+    for name, person in prepared.bodies.items():
+        if person.body is not None:
+            path = out / f"{name}_body.npz"
+            save_body(path, person.body.bodies[0], person.body.camera, source=person.body.source)
+            log.info("wrote %s, the body and camera of the pose", path)
     said = {**facts, "images_px": sizes_px, "crops_px": crops}
     with atomic_write(out / f"{task}.json") as temporary:
         temporary.write_text(json.dumps(said, indent=1) + "\n")
