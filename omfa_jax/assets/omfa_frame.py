@@ -1,19 +1,21 @@
-"""Photos, pose maps and frames for omfa_torch.py, which lies next to this file.
+"""Photos, their colours, pose maps and frames for omfa_torch.py, which lies next to this file.
 
 A model's images have the size of its slots. Photos are letter-boxed into them; where the person
 is small in a photo, the part around the body of the pose map is used. `Frame.restore` is the way
 back: the result at the photo's size. Requires numpy and Pillow.
 """
 
+import io
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 WHITE, BLACK = 255, 0
 # as in `omfa sample`: margin around the body, the least gain that is worth a crop, the blended
@@ -113,6 +115,27 @@ def require_local(path: str | Path, flag: str) -> None:
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path))
     if found:
         raise InputError(f"{flag}: {found[1]}:// is not supported, got {path}; give a local path")
+
+
+def convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Return the image as RGB, in sRGB by its colour profile; an unusable profile is ignored."""
+    try:
+        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
+        is_cmyk, is_grey = image.mode == "CMYK", image.mode in ("1", "L", "LA")
+        if not {"RGB": not is_cmyk, "L": is_grey, "CMYK": is_cmyk}[mode]:
+            raise ValueError(f"it is for {mode} and the image is {image.mode}")
+        how = ImageCms.getDefaultIntent(source), 0x0100 if mode == "L" else 0  # exact for greys
+        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", *how)
+        levels = [np.linspace(0, 255, 9).astype(np.uint8)] * 3
+        lattice = np.stack(np.meshgrid(*levels), -1).reshape(27, 27, 3)
+        probe = Image.fromarray(lattice).convert(mode)
+        came = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
+        if np.abs(came - np.asarray(probe.convert("RGB"))).max() > 2:  # the profile is not sRGB
+            return ImageCms.applyTransform(image.convert(mode), transform) or image
+    except Exception as error:  # a damaged profile must not make a valid image unreadable
+        print(f"omfa_torch: colour profile ignored ({format_error(error)})", file=sys.stderr)
+    return image.convert("RGB")
 
 
 def format_error(error: Exception) -> str:

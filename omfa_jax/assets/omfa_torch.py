@@ -15,7 +15,6 @@ From Python: `Model(folder).generate("try_on", {"garment": image, "face": image}
 
 import argparse
 import importlib.util
-import io
 import json
 import sys
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.utils import is_accelerate_available
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 from safetensors import safe_open
 
 # also where this file is loaded by its path
@@ -36,6 +35,7 @@ from omfa_frame import (
     WHITE,
     InputError,
     choose_frame,
+    convert_profile,
     draw_person,
     format_error,
     letterbox,
@@ -202,27 +202,6 @@ def load_image(path: str | Path) -> np.ndarray:
         image.putalpha(layer.getchannel("A"))
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image)
     return np.array(image.convert("RGB"))
-
-
-def convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """Return the image as RGB, in sRGB by its colour profile; an unusable profile is ignored."""
-    try:
-        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
-        is_cmyk, is_grey = image.mode == "CMYK", image.mode in ("1", "L", "LA")
-        if not {"RGB": not is_cmyk, "L": is_grey, "CMYK": is_cmyk}[mode]:
-            raise ValueError(f"it is for {mode} and the image is {image.mode}")
-        how = ImageCms.getDefaultIntent(source), 0x0100 if mode == "L" else 0  # exact for greys
-        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", *how)
-        levels = [np.linspace(0, 255, 9).astype(np.uint8)] * 3
-        lattice = np.stack(np.meshgrid(*levels), -1).reshape(27, 27, 3)
-        probe = Image.fromarray(lattice).convert(mode)
-        came = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
-        if np.abs(came - np.asarray(probe.convert("RGB"))).max() > 2:  # the profile is not sRGB
-            return ImageCms.applyTransform(image.convert(mode), transform) or image
-    except Exception as error:  # a damaged profile must not make a valid image unreadable
-        print(f"omfa_torch: colour profile ignored ({format_error(error)})", file=sys.stderr)
-    return image.convert("RGB")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -178,7 +178,7 @@ def _make_step(
     guidance: tuple[float | Float[Array, ""], float],
     *,
     x0: Latent,
-    mask: Bool[Array, "b h w 1"],
+    mask: Bool[Array, "b h w m"],
     pose: Latent,
     prompt: Int[Array, "b"],
     null_prompt: int,
