@@ -73,7 +73,7 @@ def test_a_visitor_sees_progress_result_and_a_readable_error(connections, tmp_pa
         expect(page.locator("#results img").first).to_be_visible(timeout=60_000)
         expect(problem).to_be_hidden()
         expect(page.locator("#overlay img")).to_be_visible()
-        expect(page.locator("#command")).to_contain_text("--pose pose.npz --steps 5")
+        expect(page.locator("#command")).to_contain_text("--pose hands_on_hips --steps 5")
         labels = page.evaluate("[...window.previews]")
         assert any("of 5" in label for label in labels), labels
         large = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": bytes(2**21)}

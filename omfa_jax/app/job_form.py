@@ -124,8 +124,15 @@ def lay_out_photos(form: JobForm, folder: Path, tasks: Sequence[Task]) -> dict[s
     return placed
 
 
-def make_request(form: JobForm, placed: dict[str, Path], pose: Path | None) -> SampleRequest:
-    """Return the files as `omfa sample` takes them; `pose` is a body file, or None."""
+def find_pose(form: JobForm, placed: dict[str, Path]) -> str | Path | None:
+    """Return the pose as `omfa sample --pose` takes it: a name, a photo, or None: as in the photo."""
+    if form.pose == AS_IN_PHOTO or form.task == "try_off":
+        return None
+    return placed["pose_photo"] if form.pose == OF_ANOTHER else form.pose
+
+
+def make_request(form: JobForm, placed: dict[str, Path], pose: str | Path | None) -> SampleRequest:
+    """Return the files as `omfa sample` takes them."""
     return SampleRequest(
         garment=placed.get("garment"),
         person=PersonFiles(placed.get("person"), pose=pose),
@@ -134,13 +141,24 @@ def make_request(form: JobForm, placed: dict[str, Path], pose: Path | None) -> S
     )
 
 
+def name_photos(text: str, placed: dict[str, Path]) -> str:
+    """Return a message with the page's names of the photos instead of their places."""
+    for name, place in placed.items():
+        text = text.replace(str(place), LABELS[name])
+    return text
+
+
 def find_row(form: JobForm, tasks: Sequence[Task]) -> Task | None:
     """Return the row of a task that has no function of its own, as `prepare_task` takes it."""
     return None if form.task in PREPARE else next(t for t in tasks if t.name == form.task)
 
 
 def write_commands(
-    form: JobForm, folder: Path, placed: dict[str, Path], pose: Path | None, checkpoint: str
+    form: JobForm,
+    folder: Path,
+    placed: dict[str, Path],
+    pose: str | Path | None,
+    checkpoint: str,
 ) -> str:
     """Return the `omfa sample` commands that make the results again, from inside `folder`."""
     flags = {"person": "--person", "garment": "--garment", "source": "--source-person"}
@@ -151,7 +169,7 @@ def write_commands(
             if name in placed:
                 words += [flag, str(placed[name].relative_to(folder))]
         if pose is not None:
-            words += ["--pose", str(pose.relative_to(folder))]
+            words += ["--pose", str(pose.relative_to(folder)) if isinstance(pose, Path) else pose]
         if form.task == "turntable":
             words += ["--views", str(int(form.views))]
         words += ["--steps", str(int(form.steps)), "--guidance", f"{float(form.guidance)}"]

@@ -15,20 +15,19 @@ from jaxtyping import UInt8
 
 from omfa_jax.app.example_photos import list_examples
 from omfa_jax.app.job_form import (
-    AS_IN_PHOTO,
-    LABELS,
-    OF_ANOTHER,
     JobForm,
     check_form,
+    find_pose,
     find_row,
     lay_out_photos,
     list_tasks,
     make_request,
+    name_photos,
     write_commands,
 )
-from omfa_jax.app.photo_bodies import find_body, pose_body, require_body
 from omfa_jax.app.settings import AppLimits
 from omfa_jax.body.pose_library import load_pose_library
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed, resize, write_image
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.model_loading import load_model
@@ -161,9 +160,14 @@ class JobRunner:
         job.say(JobUpdate(0, "reading the photos"))
         folder.mkdir()
         placed = lay_out_photos(form, folder, self.tasks)
-        pose = self._find_pose(form, job, placed, folder)
+        pose = find_pose(form, placed)
         row = find_row(form, self.tasks)
-        prepared = prepare_task(form.task, row, settings, make_request(form, placed, pose))
+        job.say(JobUpdate(0, "finding the people in the photos"))
+        try:
+            prepared = prepare_task(form.task, row, settings, make_request(form, placed, pose))
+        except OmfaError as error:
+            raise OmfaError(name_photos(str(error), placed)) from None
+        notes[:] = [name_photos(note, placed) for note in notes]
         self._sampler.change_settings(form.sampler)
         pictures: list[tuple[Image, str]] = []
         for place, seed in enumerate(form.seeds):
@@ -184,25 +188,6 @@ class JobRunner:
         shutil.rmtree(folder)
         seconds = time.monotonic() - start
         return JobResult(pictures, overlay, commands, archive, notes, seconds)
-
-    def _find_pose(
-        self, form: JobForm, job: _Run, placed: dict[str, Path], folder: Path
-    ) -> Path | None:
-        """Fit the people of the photos; return the body file of the pose, None: as in the photo."""
-        style, bodies = self.model.settings.pose_style, {}
-        for name in ("person", "source"):
-            if name in placed:
-                job.say(JobUpdate(0, f"finding the body in the {LABELS[name]}"))
-                bodies[name] = find_body(placed[name], style, LABELS[name])
-        if form.pose == AS_IN_PHOTO or form.task == "try_off":
-            return None
-        place = folder / "pose.npz"
-        if form.pose == OF_ANOTHER:
-            job.say(JobUpdate(0, "finding the pose in the other photo"))
-            body = require_body(placed["pose_photo"], style, LABELS["pose_photo"])
-            shutil.copyfile(body, place)
-            return place
-        return pose_body(form.pose, bodies.get("person"), place, self.model.settings.slots_px[1])
 
     def _make_reporter(
         self, form: JobForm, job: _Run, prepared: PreparedTask, place: int
