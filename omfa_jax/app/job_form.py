@@ -125,7 +125,7 @@ def lay_out_photos(form: JobForm, folder: Path, tasks: Sequence[Task]) -> dict[s
 
 
 def find_pose(form: JobForm, placed: dict[str, Path]) -> str | Path | None:
-    """Return the pose as `omfa sample --pose` takes it: a name or a photo; None: as in the photo."""
+    """Return the pose as `omfa sample --pose` takes it: a name, a photo, or None (the photo's)."""
     if form.pose == AS_IN_PHOTO or form.task == "try_off":
         return None
     return placed["pose_photo"] if form.pose == OF_ANOTHER else form.pose
