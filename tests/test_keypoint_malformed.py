@@ -1,19 +1,14 @@
-"""Damaged keypoints files, generated: each is one clear line or the right points, never nonsense.
-
-python tests/test_keypoint_malformed.py     # prints what each of them said
-"""
+"""Damaged keypoints files: each is one clear line or the right points, never nonsense."""
 
 import copy
 import json
 import re
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from keypoint_files import FORMATS, ORDER_25, PERSON, SIZE_PX, write
+from keypoint_files import FORMATS, PERSON, SIZE_PX, write
 
 from omfa_jax.body.keypoints.keypoint_reader import KeypointsError, read_keypoints
 
@@ -106,26 +101,18 @@ def read_case(folder: Path, document: Any) -> np.ndarray | str:
 
 
 @pytest.mark.parametrize("number", range(CASES))
-def test_damaged_files_are_said_or_read_rightly(tmp_path, number):
-    _, document = make_case(number)
+def test_damaged_files_are_said_or_read_rightly(tmp_path, record_property, number):
+    name, document = make_case(number)
     said = read_case(tmp_path, document)
     if isinstance(said, str):
+        record_property("said", f"{name}: {said}")
         assert "k.json: " in said and "\n" not in said and len(said) < 300
         assert not REPR.search(said), said
         return
+    record_property("said", f"{name}: read, {(said[:, 2] > 0).sum()} points")
     assert said.shape == (25, 3) and np.isfinite(said).all()
     # a changed number or two moves a point; all others are the person's
     truth = np.array(list(PERSON.values()))
     seen = said[:, 2] >= 0.2
     wrong = seen & (np.abs(said[:, :2] - truth[:, :2]).max(axis=1) > 0.01)
     assert seen.sum() >= 10 and wrong.sum() <= 2
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        for index in range(CASES):
-            title, damaged = make_case(index)
-            answer = read_case(Path(folder), damaged)
-            if not isinstance(answer, str):
-                answer = f"read: {(answer[:, 2] > 0).sum()} of {len(ORDER_25)} points"
-            sys.stdout.write(f"{index:2d} {title}: {answer}\n")

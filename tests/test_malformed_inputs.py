@@ -65,7 +65,7 @@ def damage(encoded: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(NUM_IMAGES))
-def test_malformed_pictures(tmp_path: Path, seed: int):
+def test_malformed_pictures(tmp_path: Path, record_property, seed: int):
     rng = np.random.default_rng(seed)
     path = tmp_path / "photo.png"
     path.write_bytes(damage(make_encoded(rng), rng))
@@ -77,7 +77,9 @@ def test_malformed_pictures(tmp_path: Path, seed: int):
                 found = read(path, "photo")
             except OmfaError as error:
                 check_line(error, "photo.png")
+                record_property("said", f"{read.__name__}: {error}")
             else:
+                record_property("said", f"{read.__name__}: read")
                 assert isinstance(found, tuple) or found.dtype == np.uint8
 
 
@@ -111,7 +113,7 @@ def spoil(record: dict[str, Any], rng: np.random.Generator) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(NUM_BODIES))
-def test_malformed_bodies(tmp_path: Path, seed: int):
+def test_malformed_bodies(tmp_path: Path, record_property, seed: int):
     rng = np.random.default_rng(seed)
     tool = sorted(RECORDS)[seed % len(RECORDS)]
     path = files.write_record(tmp_path, tool, spoil(RECORDS[tool], rng))
@@ -123,7 +125,9 @@ def test_malformed_bodies(tmp_path: Path, seed: int):
         pixels = files.see(None, found)
     except OmfaError as error:
         check_line(error, "a")
+        record_property("said", f"{tool}: {error}")
         return
+    record_property("said", f"{tool}: read")
     body = found.body
     values = body.as_dict().values() if isinstance(body, BodyParams) else vars(body).values()
     assert all(value is None or np.isfinite(value).all() for value in values)

@@ -58,7 +58,7 @@ def raw(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", LISTS)
 @pytest.mark.parametrize("command", ["build", "eval"])
-def test_malformed_lists(raw, tmp_path, capsys, kind, command):
+def test_malformed_lists(raw, tmp_path, capsys, record_property, kind, command):
     made = LISTS[kind]((raw / "test_pairs.txt").read_text(), random.Random(SEED))
     listing = tmp_path / "list.txt"
     listing.write_bytes(made if isinstance(made, bytes) else made.encode())
@@ -84,12 +84,14 @@ def test_malformed_lists(raw, tmp_path, capsys, kind, command):
     if status == 2:
         assert len(lines) == 1
         is_clear(lines[0])
+        record_property("said", lines[0])
         assert not (tmp_path / "out").exists() and not (tmp_path / "s.json").exists()
     else:
         # a build goes on without the lines or files that it names
         assert command == "build"
         told = "\n".join(read_manifest(tmp_path / "out")["report"]["warnings"])
         assert "list.txt line" in told or "file is missing" in told
+        record_property("said", told)
 
 
 def random_environment(rng):
@@ -114,20 +116,22 @@ def random_environment(rng):
 
 
 @pytest.mark.parametrize("number", range(60))
-def test_malformed_environments(number):
+def test_malformed_environments(record_property, number):
     environment = random_environment(random.Random(SEED + number))
     try:
         place = find_job_place(environment)
         gpus = place and choose_local_gpus(place, environment)
     except OmfaError as error:
         is_clear(str(error))
+        record_property("said", f"{environment}: {error}")
     else:
+        record_property("said", f"{environment}: {place}, GPUs {gpus}")
         assert place is None or 0 <= place.index < place.count
         assert gpus is None or len(set(gpus)) == len(gpus) > 0
 
 
 @pytest.mark.parametrize("number", range(40))
-def test_malformed_paths(tmp_path, monkeypatch, capsys, number):
+def test_malformed_paths(tmp_path, monkeypatch, capsys, record_property, number):
     rng = random.Random(SEED + number)
     monkeypatch.chdir(tmp_path)
     start = rng.choice(
@@ -156,4 +160,5 @@ def test_malformed_paths(tmp_path, monkeypatch, capsys, number):
     (line,) = capsys.readouterr().err.splitlines()
     is_clear(line)
     assert "expected the name of a file or folder" in line
+    record_property("said", f"{words}: {line}")
     assert list(tmp_path.iterdir()) == []

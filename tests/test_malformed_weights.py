@@ -39,22 +39,24 @@ def import_fails(path, capsys):
 
 
 @pytest.mark.parametrize("way", BYTE_WAYS)
-def test_files_with_other_bytes_are_one_line(sound, tmp_path, capsys, way):
+def test_files_with_other_bytes_are_one_line(sound, tmp_path, capsys, record_property, way):
     damage, words = BYTE_WAYS[way]
     path = tmp_path / "sdxl.safetensors"
     path.write_bytes(sound)
     damage(path)
     lines = import_fails(path, capsys)
+    record_property("said", "\n".join(lines))
     assert len(lines) == 1 and str(path) in lines[0] and re.search(words, lines[0]), lines
     assert all(character.isprintable() for character in lines[0])
 
 
 @pytest.mark.parametrize("way", TENSOR_WAYS)
-def test_files_with_other_tensors_are_one_report(tensors, tmp_path, capsys, way):
+def test_files_with_other_tensors_are_one_report(tensors, tmp_path, capsys, record_property, way):
     change, words = TENSOR_WAYS[way]
     path = tmp_path / "sdxl.safetensors"
     write_contiguous(path, change(tensors))
     lines = import_fails(path, capsys)
+    record_property("said", "\n".join(lines))
     # one line, or a list of at most ten of a kind with the count and one piece of advice
     assert len(lines) == 1 or lines[0] == "the weights do not match the network:"
     assert len(lines) < 30 and len(set(lines)) == len(lines)
