@@ -47,7 +47,6 @@ def pytest_collection_finish():
     """Leave what was imported out of garbage collection: a quarter of a trace's time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,8 +10,9 @@ import pytest
 from tiny_model import make_tiny_model, save_tiny_model, write_records
 from tiny_training import SETTINGS
 
-from omfa_jax.cli import config_lib, sample
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
+from omfa_jax.cli.sampler_flags import SAMPLE_DTYPES
 from omfa_jax.cli.train import make_sample_images
 from omfa_jax.core.images import write_image
 from omfa_jax.core.tasks import COMPONENTS
@@ -148,7 +149,7 @@ def test_omfa_sample_takes_a_dtype(tmp_path, model, made, capsys):
     ]
     for dtype in ((), ("--dtype", "float32"), ("--dtype", "bfloat16")):
         assert main([*flags, *dtype]) == 0
-    assert [how["dtype"] for how in made] == ["auto", "float32", "bfloat16"] == [*sample.DTYPES]
+    assert [how["dtype"] for how in made] == ["auto", "float32", "bfloat16"] == [*SAMPLE_DTYPES]
     assert main([*flags, "--dtype", "float16"]) == 2
     assert "dtype (--dtype)" in capsys.readouterr().err
 

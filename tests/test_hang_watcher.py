@@ -92,13 +92,13 @@ jax.config.update("jax_platforms", "cpu")
 from omfa_jax.parallel import distributed
 distributed.initialize(Path(sys.argv[1]))
 if jax.process_index() == 0:
-    time.sleep(9)
+    time.sleep(14)
 print("through", flush=True)
 """
 
 
 def test_a_process_that_has_finished_before_the_others_does_not_hang(tmp_path):
     """As in an evaluation, which process 0 scores alone."""
-    running = processes.start(tmp_path, 1, 2, program=ENDS_EARLY, OMFA_HANG_TIMEOUT_S="3")
+    running = processes.start(tmp_path, 1, 2, program=ENDS_EARLY, OMFA_HANG_TIMEOUT_S="8")
     for status, out, err in processes.finish(running, timeout=200):
         assert (status, out) == (0, "through\n") and "omfa:" not in err, err

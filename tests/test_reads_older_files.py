@@ -48,9 +48,10 @@ def convert(*arguments) -> None:
 
 def sample(model: Path, out: Path) -> list[str]:
     """Sample a try-on from `model` and return the names of the files written."""
-    picture = out.parent / "picture.png"
+    picture, pose = (out.parent / f"{name}.png" for name in ("picture", "pose"))
     write_image(picture, np.full((64, 48, 3), 200, np.uint8))
-    given = ("--garment", picture, "--face", picture, "--pose", picture, "--steps", 2)
+    write_image(pose, np.zeros((64, 48, 3), np.uint8))
+    given = ("--garment", picture, "--face", picture, "--pose", pose, "--steps", 2)
     omfa("sample", "--checkpoint", model, "--task", "try_on", "--out", out, *given)
     return sorted(path.name for path in out.glob("*.png"))
 

@@ -84,7 +84,8 @@ def test_a_row_takes_its_clean_components_and_writes_its_noised_ones(
     for name, images in expected.items():
         np.testing.assert_array_equal(read_rgb(tmp_path / f"{name}_00.png", name), images[0])
 
-    one, pose = tmp_path / "portrait", f"--pose={image}"
+    one, pose = tmp_path / "portrait", f"--pose={tmp_path / 'pose.png'}"
+    write_image(tmp_path / "pose.png", np.zeros((32, 32, 3), np.uint8))
     assert sample(model, "portrait", one, f"--garment={image}", f"--person={image}", pose) == 0
     assert names(one) == {"face_00.png", "sheet.png"}
 
