@@ -111,6 +111,7 @@ def test_maps_and_photos_are_told_apart(tmp_path, caplog):
     assert find_pose_kind("hands_on_hips") == "name" and find_pose_kind("x.npz") == "body"
     assert find_pose_kind(tmp_path / "b.png") == "photo"
     assert "b.png: taken for a photo" in caplog.text
+    assert "a.png: taken for a pose map" in caplog.text
 
 
 def test_what_is_not_seen_is_an_error_with_a_remedy(found, tmp_path, monkeypatch):

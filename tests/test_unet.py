@@ -165,3 +165,10 @@ def test_initial_weights_have_pytorchs_scale():
     assert 0.95 * bound < np.abs(kernel).max() <= bound
     assert np.std(kernel) == pytest.approx(bound / np.sqrt(3), rel=0.02)
     assert not np.array_equal(kernel[0], kernel[1])
+
+
+def test_shapes_are_the_callers_own():
+    """They are traced once, and what one caller does to them no other sees."""
+    config = get_unet_config("tiny")
+    del get_unet_shapes(config)["conv_in"]
+    assert "conv_in" in get_unet_shapes(config)

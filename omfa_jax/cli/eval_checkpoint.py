@@ -1,16 +1,15 @@
 """`omfa eval --checkpoint`: sample a test split from a checkpoint, then score it."""
 
 import argparse
-import contextlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from omfa_jax.cli.eval import format_scores
 from omfa_jax.cli.eval_checkpoint_flags import DTYPES, TASK_SETTINGS, add_arguments
+from omfa_jax.cli.output_lock import join_and_lock
 from omfa_jax.cli.sampler_flags import make_sampler_settings
-from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock, require_writable_dir
+from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.evals.scores_file import Scores
@@ -33,23 +32,13 @@ def run(options: argparse.Namespace) -> None:
     validate_flags(options)
     out = require_writable_dir(options.out, "--out")
 
-    import jax
-
     from omfa_jax.model_loading import load_model
-    from omfa_jax.parallel import distributed
     from omfa_jax.parallel.xla_flags import reserve_gpu_memory
 
     # before JAX takes its share of the GPU's memory, which it does on first use
     if options.device.startswith("cuda"):
         reserve_gpu_memory("the metrics' networks (--device cuda)")
-    distributed.initialize(out)
-    # as text, because paths are not JSON
-    flags = {name: str(value) for name, value in vars(options).items()}
-    facts = {"the code's revision": distributed.get_code_revision(), "the flags": json.dumps(flags)}
-    distributed.check_equal_across_processes(facts)
-    refusal = f"another run is using {out}: stop it, or give another folder to --out"
-    lock = exclusive_lock(out / LOCK_NAME, refusal)
-    with lock if jax.process_index() == 0 else contextlib.nullcontext():
+    with join_and_lock(options, out):
         model = load_model(options.checkpoint, ema=not options.no_ema)
         if model.unet_params is None:
             raise OmfaError(f"{options.checkpoint} has no UNet weights; give a trained model")

@@ -1,15 +1,14 @@
 """`omfa sample --pairs`: sample a list of people and garments into a folder."""
 
 import argparse
-import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omfa_jax.cli.flags import BATCH_MAX, int_between, parse_path, parse_path_text
+from omfa_jax.cli.output_lock import join_and_lock
 from omfa_jax.cli.sampler_flags import (
     SAMPLE_DTYPES,
     add_checkpoint_flags,
@@ -18,8 +17,6 @@ from omfa_jax.cli.sampler_flags import (
 )
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.atomic_files import (
-    LOCK_NAME,
-    exclusive_lock,
     require_dir,
     require_file,
     require_writable_dir,
@@ -115,17 +112,7 @@ def run(options: argparse.Namespace) -> None:
     require_disjoint(options.out, {"--persons": people, "--garments": options.garments})
     out = require_writable_dir(options.out, "--out")
 
-    import jax
-
-    from omfa_jax.parallel import distributed
-
-    distributed.initialize(out)
-    flags = {name: str(value) for name, value in vars(options).items()}
-    facts = {"the code's revision": distributed.get_code_revision(), "the flags": json.dumps(flags)}
-    distributed.check_equal_across_processes(facts)
-    refusal = f"another run is using {out}: stop it, or give another folder to --out"
-    lock = exclusive_lock(out / LOCK_NAME, refusal)
-    with lock if jax.process_index() == 0 else contextlib.nullcontext():
+    with join_and_lock(options, out):
         sample_list(options, out)
 
 

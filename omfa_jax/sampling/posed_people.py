@@ -59,6 +59,7 @@ def find_pose_kind(pose: str | os.PathLike, flag: str = "--pose") -> PoseKind:
     if read_map_style(path) is not None:
         return "map"
     if has_map_background(read_rgb(path, f"pose ({flag})")):
+        log.info("%s %s: taken for a pose map (it has the even background of one)", flag, path)
         return "map"
     log.info("%s %s: taken for a photo, whose pose is used (no pose map's background)", flag, path)
     return "photo"
