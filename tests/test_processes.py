@@ -105,6 +105,18 @@ def test_processes_that_disagree_are_named(tmp_path):
         assert "the processes of this job do not agree: the config of process 1 differs" in err
 
 
+def test_what_watches_ends_before_python(tmp_path):
+    """A thread that returns from jaxlib while Python ends aborts the process (status -6)."""
+    program = processes.TRAINING.replace(
+        "set_up_logs()\n",
+        "set_up_logs()\nfrom omfa_jax.parallel import hang_watcher, job_exit\n"
+        "hang_watcher.BEAT_S = job_exit.ASK_S = 0.0005\n",
+        1,
+    )
+    for status, out, err in processes.finish(processes.start(tmp_path, 1, 2, program=program)):
+        assert status == 0 and "done 1" in out, err[-2000:]
+
+
 def wait_for(ready, running, seconds=240.0):
     end = time.monotonic() + seconds
     while not ready():
@@ -114,8 +126,8 @@ def wait_for(ready, running, seconds=240.0):
 
 
 def test_those_that_came_name_the_one_that_is_missing(tmp_path):
-    running = processes.start(tmp_path, 3, 3, devices=3, OMFA_JOIN_TIMEOUT_S="8")
-    running[2].kill()
+    faults = {"OMFA_JOIN_TIMEOUT_S": "8", "EARLY_2": "os._exit(0)"}
+    running = processes.start(tmp_path, 3, 3, devices=3, **faults)
     ended = processes.finish(running)[:2]
     assert all(status != 0 for status, _, _ in ended)
     said = "\n".join(err for _, _, err in ended)

@@ -7,7 +7,6 @@ that waits is no hang: its process still beats.
 """
 
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import jax
 from jax._src import distributed
 
 from omfa_jax.core.exit_status import RESTART
-from omfa_jax.parallel import job_exit
+from omfa_jax.parallel import job_exit, watcher_threads
 
 ALIVE = "omfa/alive"
 # seconds without a beat until a process is named, and seconds between beats
@@ -31,10 +30,8 @@ def start_hang_watcher(hang_s: int) -> None:
         return
     index, host = state.process_id or 0, socket.gethostname()
     answered = Answer()
-    threading.Thread(target=_beat, args=(index, host, answered), daemon=True, name="beat").start()
-    threading.Thread(
-        target=_watch, args=(index, hang_s, answered), daemon=True, name="hang"
-    ).start()
+    watcher_threads.start_watcher(_beat, index, host, answered, name="beat")
+    watcher_threads.start_watcher(_watch, index, hang_s, answered, name="hang")
 
 
 @dataclass
@@ -82,7 +79,8 @@ def _beat(index: int, host: str, answered: Answer) -> None:
         except jax.errors.JaxRuntimeError:
             # a late answer, or process 0 is gone: then XLA ends this process at once
             pass
-        time.sleep(BEAT_S)
+        if watcher_threads.wait(BEAT_S):
+            return
 
 
 def read_beats(client: Any) -> dict[int, str]:
@@ -93,8 +91,7 @@ def read_beats(client: Any) -> dict[int, str]:
 
 def _watch(index: int, hang_s: int, answered: Answer) -> None:
     stillness = Stillness(gap_s=max(3 * BEAT_S, hang_s / 2))
-    while _client() is not None:
-        time.sleep(BEAT_S / 2)
+    while _client() is not None and not watcher_threads.wait(BEAT_S / 2):
         if index != 0:
             if stillness.find_still({0: answered.count}, hang_s):
                 report_hang(0, "", hang_s)

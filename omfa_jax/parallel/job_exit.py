@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed
 
+from omfa_jax.parallel import watcher_threads
+
 log = logging.getLogger(__name__)
 
 KEY, LEFT = "omfa/end", "omfa/left"
@@ -43,7 +45,7 @@ class JobExit:
 def start_exit_watcher() -> None:
     """Start the thread that exits this process when another process of the job has failed."""
     if _client() is not None:
-        threading.Thread(target=_watch, daemon=True, name="ending").start()
+        watcher_threads.start_watcher(_watch, name="ending")
 
 
 def exit_all_processes(status: int, line: str) -> int:
@@ -99,7 +101,8 @@ def _read_exit(client: Any) -> JobExit | None:
 
 def _watch() -> None:
     while (client := _client()) is not None:
-        time.sleep(ASK_S)
+        if watcher_threads.wait(ASK_S):
+            return
         end = _read_exit(client)
         if end is not None:
             break
