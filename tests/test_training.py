@@ -14,7 +14,7 @@ import pytest
 from event_files import read_events
 from matrix_training import matrix_run
 from small_settings import make_optimizer_settings
-from tiny_training import CountingBatches, make_run
+from tiny_training import PLAIN_UNET, CountingBatches, make_run
 from warm_process import WarmProcess
 
 from omfa_jax.core.errors import OmfaError
@@ -45,7 +45,7 @@ def losses(workdir):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight")
-    run = make_run(workdir, STEPS)
+    run = make_run(workdir, STEPS, unet=PLAIN_UNET)
     return workdir, train(run), run
 
 
@@ -63,9 +63,9 @@ def test_every_curve_of_a_run_has_a_group(straight):
 
 def test_five_steps_are_two_a_restart_and_three(straight, tmp_path):
     workdir, state, run = straight
-    stopped = make_run(tmp_path, 2)
+    stopped = make_run(tmp_path, 2, unet=PLAIN_UNET)
     train(stopped)
-    resumed = make_run(tmp_path, STEPS)
+    resumed = make_run(tmp_path, STEPS, unet=PLAIN_UNET)
     after = train(resumed)
     assert stopped.batches.seen == [0, 1]
     assert resumed.batches.seen == [2, 3, 4]
@@ -77,8 +77,9 @@ def test_five_steps_are_two_a_restart_and_three(straight, tmp_path):
 
 
 def test_the_mesh_does_not_matter(straight, tmp_path):
+    """The gradient of a UNet with attention: test_reference_training."""
     workdir, state, _ = straight
-    other = train(make_run(tmp_path, STEPS, MESH))
+    other = train(make_run(tmp_path, STEPS, MESH, unet=PLAIN_UNET))
     for name, bound in (("loss", 1e-5), ("grad_norm", 1e-4)):
         assert logged(tmp_path, name) == pytest.approx(logged(workdir, name), rel=bound)
     for a, b in zip(leaves(state.params), leaves(other.params), strict=True):

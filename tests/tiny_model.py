@@ -10,7 +10,7 @@ from tiny_viton import write_raw
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.data.pipeline.settings import PipelineSettings
-from omfa_jax.models import VAEConfig, init_unet, init_vae
+from omfa_jax.models import UNetConfig, VAEConfig, init_unet, init_vae
 from omfa_jax.weights.diffusers_folder import save_diffusers
 from omfa_jax.weights.model_folder import describe_model
 from omfa_jax.weights.omfa_model import Model
@@ -19,15 +19,15 @@ SLOTS = dict(zip(COMPONENTS, SETTINGS.slots_px, strict=True))
 VAE = VAEConfig(block_channels=(4, 4, 4, 8), layers_per_block=1, norm_groups=2)
 
 
-def make_tiny_model(seed: int = 0) -> Model:
+def make_tiny_model(seed: int = 0, config: UNetConfig = UNET) -> Model:
     rng = np.random.default_rng(seed)
     prompts = {
         "context": rng.standard_normal((3, 2, 8), np.float32),
         "pooled": rng.standard_normal((3, 8), np.float32),
     }
-    unet = jax.device_get(jax.jit(lambda: init_unet(UNET, jax.random.key(seed)))())
+    unet = jax.device_get(jax.jit(lambda: init_unet(config, jax.random.key(seed)))())
     vae = jax.device_get(jax.jit(lambda: init_vae(VAE, jax.random.key(seed)))())
-    return Model(SETTINGS, UNET, VAE, unet, vae, prompts)
+    return Model(SETTINGS, config, VAE, unet, vae, prompts)
 
 
 def save_tiny_model(folder: Path, model: Model) -> Path:

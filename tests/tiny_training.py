@@ -1,5 +1,6 @@
 """A training run small enough for every test: stored latents, a UNet of a few thousand weights."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ UNET = UNetConfig(
     time_id_dim=4,
     norm_groups=4,
 )
+# for tests of what is done with a network: half the time to compile
+PLAIN_UNET = dataclasses.replace(UNET, transformer_depth=(0, 0))
 
 
 class CountingBatches:
