@@ -12,6 +12,7 @@ from small_settings import make_train_settings
 from tiny_training import SETTINGS, UNET, CountingBatches, make_run
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.trees import flatten
 from omfa_jax.models import VAEConfig, init_vae
 from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.parallel.global_arrays import make_global_batch, put_global
@@ -65,6 +66,11 @@ def test_the_mesh_does_not_matter(tmp_path):
     loss, grads = compute_gradient(tmp_path, (1, 1, 1))
     other_loss, others = compute_gradient(tmp_path, (2, 2, 2))
     assert other_loss == pytest.approx(loss, rel=1e-5)
+    assert all(bool(jnp.any(leaf)) for leaf in jax.tree.leaves(grads["main"]))
+    # what comes after the norm of the last self-attention has no effect, and nothing else
+    tail = ("conv_norm_out", "conv_out", "up_blocks.1/attentions.1/proj_out")
+    reached = {"/".join(path): bool(jnp.any(leaf)) for path, leaf in flatten(grads["reference"])}
+    assert reached == {name: not name.startswith(tail) for name in reached}
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads))
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(others), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
