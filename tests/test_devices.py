@@ -8,7 +8,7 @@ import jax._src.cudnn.fused_attention_stablehlo as fused
 import numpy as np
 import pytest
 from tiny_model import make_tiny_model, save_tiny_model, write_records
-from tiny_training import SETTINGS
+from tiny_training import SETTINGS, UNET
 
 from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
@@ -37,7 +37,7 @@ GIVEN = {
 
 @pytest.fixture(scope="module")
 def model():
-    return make_tiny_model()
+    return make_tiny_model(config=UNET)
 
 
 @pytest.fixture

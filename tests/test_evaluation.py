@@ -1,7 +1,6 @@
 """Evaluation during training: what it logs, and that it leaves the training as it is."""
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +9,9 @@ import jax
 import numpy as np
 import processes
 import pytest
-import tiny_model
 from matrix_training import matrix_run
-from tiny_model import SLOTS, write_records
-from tiny_training import PLAIN_UNET, SETTINGS
+from tiny_model import SLOTS, make_tiny_model, write_records
+from tiny_training import SETTINGS
 
 from omfa_jax.cli import config_lib
 from omfa_jax.core.errors import OmfaError
@@ -27,7 +25,6 @@ from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
 from omfa_jax.train.loop import train
 
-make_tiny_model = functools.partial(tiny_model.make_tiny_model, config=PLAIN_UNET)
 BASE = Path(__file__).parents[1] / "configs" / "base.py"
 NAMES = {
     *("eval/loss", "eval/loss/try_on", "eval/loss/try_off", "eval/psnr/try_on"),

@@ -1,7 +1,6 @@
 """Sampling a split: images do not depend on devices or restarts, and runs are never mixed."""
 
 import dataclasses
-import functools
 import json
 import shutil
 
@@ -9,9 +8,7 @@ import jax
 import numpy as np
 import processes
 import pytest
-import tiny_model
-from tiny_model import pipeline, save_tiny_model, write_records
-from tiny_training import PLAIN_UNET
+from tiny_model import make_tiny_model, pipeline, save_tiny_model, write_records
 
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
@@ -27,7 +24,6 @@ from omfa_jax.sampling.grouped_sampling import get_process_share
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.weights.weights_digest import compute_weights_digest
 
-make_tiny_model = functools.partial(tiny_model.make_tiny_model, config=PLAIN_UNET)
 PEOPLE = 6
 STEPS = SamplerSettings(steps=2, guidance=1.5)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tiny_training import SETTINGS, UNET
+from tiny_training import PLAIN_UNET, SETTINGS
 from tiny_viton import write_raw
 
 from omfa_jax.core.tasks import COMPONENTS
@@ -19,7 +19,7 @@ SLOTS = dict(zip(COMPONENTS, SETTINGS.slots_px, strict=True))
 VAE = VAEConfig(block_channels=(4, 4, 4, 8), layers_per_block=1, norm_groups=2)
 
 
-def make_tiny_model(seed: int = 0, config: UNetConfig = UNET) -> Model:
+def make_tiny_model(seed: int = 0, config: UNetConfig = PLAIN_UNET) -> Model:
     rng = np.random.default_rng(seed)
     prompts = {
         "context": rng.standard_normal((3, 2, 8), np.float32),
