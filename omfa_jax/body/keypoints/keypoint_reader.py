@@ -23,10 +23,10 @@ CANVAS_STEP_PX = 64
 MAX_FRACTION, MIN_SMALL_SHARE = 2.0, 0.75
 # OpenPose's --keypoint_scale 4 writes -1..1, where a person has many points below 0
 MIN_NEGATIVE_SHARE = 0.25
-# Percent of the photo's sides: no point is beyond these values, and read so the person is a photo's
-# subject: near the middle of its width, half of its height at least, down to its lower quarter, with
-# the hips. Read as pixels, such a person would stand in the photo's upper left corner; in photos of
-# less than MIN_SIDE_PX the two cannot be told apart.
+# Percent of the photo's sides: no point is beyond these values, and read so the person is the
+# photo's subject, near the middle, half of its height, down to its lower quarter, with the hips.
+# Read as pixels, the person would stand in the upper left corner; in photos of less than
+# MIN_SIDE_PX the two cannot be told apart.
 PERCENT_RANGE, MIN_SIDE_PX = (-5.0, 105.0), 150
 PERCENT_MIDDLE, MIN_PERCENT_HEIGHT, MIN_PERCENT_BOTTOM = (20.0, 80.0), 50.0, 75.0
 HIP_ROWS = [BODY_25.index(name) for name in ("mid_hip", "right_hip", "left_hip")]
