@@ -24,8 +24,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.images import write_image
 from omfa_jax.core.tasks import Task
-from omfa_jax.core.value_rules import MAX_COUNT
-from omfa_jax.data.builders.raw_files import Pair, list_files_by_stem, read_pairs
+from omfa_jax.data.builders.raw_files import list_files_by_stem
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.sampling.grouped_sampling import (
     ROWS_PER_GROUP,
@@ -45,24 +44,6 @@ log = logging.getLogger(__name__)
 
 # between lines of the log where there is no terminal for a progress bar
 REPORT_S = 60.0
-
-
-def read_pair_list(path: Path) -> list[Pair]:
-    """Return the pairs of a list, each once; OmfaError naming the first line that is none."""
-    faults: list[str] = []
-    notes: list[str] = []
-    found = list(read_pairs(path, faults, notes=notes, max_faults=MAX_COUNT))
-    for note in notes:
-        log.info("%s", note)
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise OmfaError(f"--pairs: {faults[0]}{more}; mend the list")
-    if not found:
-        raise OmfaError(f"--pairs {path}: the list is empty")
-    pairs = list(dict.fromkeys(Pair(pair.person, pair.garment) for pair in found))
-    if len(pairs) < len(found):
-        log.warning("%s: %d pairs occur twice; sampled once", path, len(found) - len(pairs))
-    return pairs
 
 
 class PhotoFolder:
