@@ -14,6 +14,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb, write_image
 from omfa_jax.model_loading import read_settings
 from omfa_jax.sampling import photo_people
+from omfa_jax.sampling.pairs_sampling import PairInputs, PhotoFolder, Progress
 from omfa_jax.sampling.photo_people import make_photo_rows, warn_of_worn_garment
 from omfa_jax.sampling.pose_sources import PosedBodies, get_body_model
 from omfa_jax.sampling.posed_people import copy_pose, find_pose_kind, has_map_background
@@ -65,6 +66,20 @@ def test_a_photo_alone_gives_face_pose_and_body(found, caplog):
     # nothing of the pose is asked for, and the face is still found
     null = load(null_pose=True)
     assert null.pose is None and null.body is None and null.face is not None
+
+
+def test_a_list_says_which_bodies_were_fitted(found, tmp_path, caplog):
+    write_image(tmp_path / "me.png", np.full((*SIZE_PX, 3), 200, np.uint8))
+    settings = read_settings(TINY)
+    row = next(task for task in settings.tasks if task.name == "try_off")
+    inputs = PairInputs(row, PhotoFolder(tmp_path, "--persons"), None)
+    read = inputs.load(omfa.SlotFitter(settings), "me.png", "")[2]
+    assert read == {"person": str(tmp_path / "me.png"), "body": "fitted to the photo"}
+    caplog.set_level("INFO")
+    progress = Progress(3, [])
+    progress.fitted = 2
+    progress.report_end(1)
+    assert "2 of them had no body beside the photo: fitted here" in caplog.text
 
 
 def test_a_named_pose_keeps_shape_and_camera(found):

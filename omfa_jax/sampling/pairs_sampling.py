@@ -37,6 +37,7 @@ from omfa_jax.sampling.pairs_folder import DONE, FAILED, PairsFolder
 from omfa_jax.sampling.person_inputs import PersonInputs
 from omfa_jax.sampling.photo_files import PersonFiles, find_files_beside, list_files
 from omfa_jax.sampling.picture_notes import collect_notes, divert_logs
+from omfa_jax.sampling.pose_sources import FITTED
 from omfa_jax.sampling.prepared_tasks import SampleRequest, read_row
 from omfa_jax.sampling.sampler import Sampler
 
@@ -111,6 +112,7 @@ class PairInputs:
     ) -> tuple[SampledInputs, PersonInputs, dict[str, str]]:
         """Return a pair's inputs for `grouped_sampling`, the person, and the files that were read.
 
+        Of a body that was fitted here, "body" says to what.
         Raises OmfaError if one is missing, damaged, or does not show a face where the task needs
         one.
         """
@@ -129,6 +131,8 @@ class PairInputs:
         pasted = "person" in self.row.noised and me.frame is not None and me.frame.crop is not None
         kept = PersonInputs(me.photo if pasted else None, None, None, None, me.frame)
         read = list_files(files) | ({"garment": str(shop)} if shop else {})
+        if me.body is not None and me.body.source == FITTED:
+            read["body"] = "fitted to the " + ("keypoints" if "keypoints" in read else "photo")
         return inputs, kept, read
 
 
@@ -184,6 +188,7 @@ def sample_pairs(
         if notes:
             said["notes"] = notes
             progress.notes.append(f"{name}: {notes[0]}")
+        progress.fitted += "body" in read
         folder.append(place, DONE, **said)
         for component, image in placed.items():
             write_image(folder.get_path(name, component), image)
@@ -215,6 +220,7 @@ class Progress:
         self._from = self._told = self._last = self._started
         self._lock = threading.Lock()
         self.notes: list[str] = []
+        self.fitted = 0
 
     def __enter__(self) -> "Progress":
         self._bar = tqdm(total=self._total, unit="picture", desc="compiling", disable=None)
@@ -262,6 +268,11 @@ class Progress:
             "%d pictures, %.2f pictures/s on %d x %s (%s; compiling and the first round: %.1f s)",
             *(self._done, self.rate, devices, jax.local_devices()[0].device_kind, what, first),
         )
+        if self.fitted:
+            log.info(
+                "%d of them had no body beside the photo: fitted here, as pairs.json says",
+                self.fitted,
+            )
         if self.notes:
             log.warning(
                 "%d pictures have notes in pairs.json; the first: %s",
