@@ -1,7 +1,10 @@
 """The jobs of the web page, without a browser: checks, files, previews and the command."""
 
+import contextlib
 import os
 import shlex
+import signal
+import threading
 import zipfile
 from pathlib import Path
 
@@ -9,9 +12,10 @@ import numpy as np
 import pytest
 from wide_photos import StandIn
 
+from omfa_jax.app import web_server
 from omfa_jax.app.example_photos import list_examples
 from omfa_jax.app.job_form import OF_ANOTHER, JobForm, find_needed, list_tasks
-from omfa_jax.app.job_runner import JobResult, JobRunner, collect_warnings
+from omfa_jax.app.job_runner import JobResult, JobRunner, collect_warnings, is_a_job_running
 from omfa_jax.app.pose_pictures import draw_pose_pictures
 from omfa_jax.app.settings import AppLimits
 from omfa_jax.app.web_server import TINY
@@ -135,6 +139,44 @@ def test_a_visitor_who_leaves_ends_the_job(runner, tmp_path):
     job.close()
     assert not [*tmp_path.glob("job_*")]
     finish(runner, FORM)
+
+
+def test_a_page_that_stops_ends_its_jobs_and_tells_who_waits(runner, tmp_path):
+    job = runner.run(form(results=4))
+    next(job)
+    assert is_a_job_running()
+    runner.close(20)
+    assert not is_a_job_running() and not [*tmp_path.glob("job_*")]
+    with pytest.raises(OmfaError, match="the page has been stopped"):
+        list(job)
+    with pytest.raises(OmfaError, match="the page has been stopped"):
+        finish(runner, FORM)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_page_with_its_status(monkeypatch, capsys, number, status):
+    left = []
+
+    @contextlib.contextmanager
+    def serve(checkpoint, **options):
+        try:
+            yield "http://127.0.0.1:1"
+        finally:
+            left.append(options["limits"].queue)
+
+    monkeypatch.setattr(web_server, "serve", serve)
+    # arrives while the page waits
+    monkeypatch.setattr(threading.Event, "wait", lambda _: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    assert main(["app", "--queue=3"]) == status and left == [3]
+    assert signal.getsignal(number) is before
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"omfa app: stopped by {number.name}; the visitors' files are removed"
+    # inside XLA a thread cannot be ended: the process is left
+    monkeypatch.setattr("omfa_jax.app.job_runner.is_a_job_running", lambda: True)
+    monkeypatch.setattr(os, "_exit", lambda status: left.append(status))
+    main(["app"])
+    assert left[-1] == status and "a job was still under way" in capsys.readouterr().err
 
 
 def test_tasks_follow_the_models_table():

@@ -37,6 +37,8 @@ from omfa_jax.sampling.preview_sampler import PreviewSampler
 log = logging.getLogger(__name__)
 
 Image = UInt8[np.ndarray, "_ _ 3"]
+JOB_THREAD = "omfa_app_job"
+CLOSED = "the page has been stopped"
 # how much of the body map shows over the photo
 MAP_SHARE = 0.6
 # a map's resized edges ring: darker pixels are its background
@@ -69,18 +71,19 @@ class JobResult:
 
 
 class Cancelled(Exception):
-    """The visitor has left."""
+    """The visitor has left, or the page is being stopped."""
 
 
 @dataclass
 class _Run:
-    """One job under way."""
+    """One job under way; `is_closing` is that of all jobs."""
 
+    is_closing: threading.Event
     updates: queue.Queue = field(default_factory=queue.Queue)
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     def say(self, update: JobUpdate) -> None:
-        if self.is_cancelled.is_set():
+        if self.is_cancelled.is_set() or self.is_closing.is_set():
             raise Cancelled
         self.updates.put(update)
 
@@ -102,6 +105,7 @@ class JobRunner:
         self.poses = list(load_pose_library())
         self._sampler = PreviewSampler(self.model, SamplerSettings(), dtype=dtype)
         self._lock = threading.Lock()
+        self._is_closing = threading.Event()
 
     def run(self, form: JobForm) -> Iterator[JobUpdate | JobResult]:
         """Yield updates and at last the result of a form; OmfaError for what cannot be done.
@@ -110,8 +114,8 @@ class JobRunner:
         """
         check_form(form, self.tasks, self.poses, self.limits)
         self.remove_old_files()
-        job = _Run()
-        thread = threading.Thread(target=self._work, args=(form, job), daemon=True)
+        job = _Run(self._is_closing)
+        thread = threading.Thread(target=self._work, args=(form, job), daemon=True, name=JOB_THREAD)
         thread.start()
         try:
             while True:
@@ -134,6 +138,16 @@ class JobRunner:
             pass
         log.info("try-on is compiled; other tasks are at their first use")
 
+    def close(self, seconds: float) -> None:
+        """End all jobs at their next preview, and wait for that; one that compiles may take longer.
+
+        What `is_a_job_running` says afterwards is what has not ended.
+        """
+        self._is_closing.set()
+        until = time.monotonic() + seconds
+        for thread in _list_job_threads():
+            thread.join(max(until - time.monotonic(), 0))
+
     def remove_old_files(self) -> None:
         """Remove the files of jobs that ended long ago (`AppLimits.keep_s`)."""
         for path in self._folder.glob("job_*"):
@@ -142,14 +156,20 @@ class JobRunner:
 
     def _work(self, form: JobForm, job: _Run) -> None:
         with self._lock:
+            if self._is_closing.is_set():
+                job.updates.put(OmfaError(CLOSED))
+                return
             folder = Path(tempfile.mkdtemp(prefix="job_", dir=self._folder))
             try:
                 with collect_warnings() as notes:
                     result = self._make(form, job, folder / "omfa_job", notes)
                 job.updates.put(result)
             except Cancelled:
-                log.info("a visitor left; their job is ended")
+                closing = self._is_closing.is_set()
+                log.info("%s: a job is ended", CLOSED if closing else "a visitor has left")
                 shutil.rmtree(folder, ignore_errors=True)
+                # a visitor who is still there waits for it
+                job.updates.put(OmfaError(CLOSED))
             except Exception as error:
                 shutil.rmtree(folder, ignore_errors=True)
                 job.updates.put(error)
@@ -203,6 +223,15 @@ class JobRunner:
             job.say(JobUpdate(min(share, 1.0), f"step {done} of {steps}", preview))
 
         return report
+
+
+def _list_job_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == JOB_THREAD]
+
+
+def is_a_job_running() -> bool:
+    """Return whether any job of this process is under way, perhaps inside XLA."""
+    return bool(_list_job_threads())
 
 
 class collect_warnings(logging.Handler):
