@@ -30,7 +30,7 @@ from omfa_jax.body.pose_library import load_pose_library
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed, resize, write_image
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
-from omfa_jax.model_loading import load_model
+from omfa_jax.model_loading import TINY, TINY_FOLDER, load_model
 from omfa_jax.sampling.prepared_tasks import PreparedTask, Results, prepare_task
 from omfa_jax.sampling.preview_sampler import PreviewSampler
 
@@ -95,9 +95,15 @@ class JobRunner:
     """
 
     def __init__(
-        self, checkpoint: str, folder: Path, limits: AppLimits | None = None, dtype: str = "auto"
+        self,
+        checkpoint: str | Path,
+        folder: Path,
+        limits: AppLimits | None = None,
+        dtype: str = "auto",
     ):
-        self.checkpoint = checkpoint
+        shipped = Path(checkpoint).resolve() == TINY_FOLDER.resolve()
+        # where the model lies on the server is no help to a visitor, and none of their business
+        self._shown_checkpoint = TINY if shipped else None
         self.limits = limits or AppLimits()
         self._folder = folder
         self.model = load_model(checkpoint)
@@ -186,8 +192,8 @@ class JobRunner:
         try:
             prepared = prepare_task(form.task, row, settings, make_request(form, placed, pose))
         except OmfaError as error:
-            raise OmfaError(name_photos(str(error), placed)) from None
-        notes[:] = [name_photos(note, placed) for note in notes]
+            raise OmfaError(name_photos(str(error), placed, folder)) from None
+        notes[:] = [name_photos(note, placed, folder) for note in notes]
         self._sampler.change_settings(form.sampler)
         pictures: list[tuple[Image, str]] = []
         for place, seed in enumerate(form.seeds):
@@ -199,7 +205,7 @@ class JobRunner:
                 # the reporter holds the job's photos
                 self._sampler.on_preview = None
             pictures += place_results(prepared, results, seed)
-        commands = write_commands(form, folder, placed, pose, self.checkpoint)
+        commands = write_commands(form, folder, placed, pose, self._shown_checkpoint)
         for index, (picture, _) in enumerate(pictures):
             write_image(folder / "results" / f"result_{index:02d}.png", picture)
         (folder / "command.txt").write_text(commands + "\n")

@@ -206,13 +206,29 @@ def build_page(runner: JobRunner) -> gr.Blocks:
             }
 
         given = [task, *fields.values(), pose, chosen, steps, guidance, seed, results, views]
-        go.click(run, given, shown, concurrency_limit=1, show_progress_on=preview)
+        clicked = go.click(run, given, shown, concurrency_limit=1, show_progress_on=preview)
+
+        def say_if_full() -> dict:
+            """Keep on the page what Gradio shows for some seconds: why a click did nothing."""
+            waiting, keep = len(page._queue), {problem: gr.update()}
+            return show_problem(describe_full_queue(waiting)) if waiting >= limits.queue else keep
+
+        # `run` catches what happens within: only a click that never reached it fails
+        clicked.failure(say_if_full, None, shown, queue=False, show_progress="hidden")
     return page
 
 
 # names of JobForm's fields, in the order of the page's inputs; `chosen` is the picked picture
 KEYS = ("task", "source", "person", "garment", "pose_photo", "pose", "chosen", "steps")
 KEYS += ("guidance", "seed", "results", "views")
+
+
+def describe_full_queue(waiting: int) -> str:
+    """Return what a visitor is told whom the queue does not take."""
+    return (
+        f"the queue is full: {waiting} people wait for their pictures. Your photos are kept on this"
+        " page: press the button again in a minute"
+    )
 
 
 def make_field(name: str, label: str, *, shown: bool) -> gr.Image:

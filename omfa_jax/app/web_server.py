@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from omfa_jax.app.settings import AppLimits
 from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.model_loading import TINY_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,6 @@ QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "DO_NOT_TRA
 FONTS = ("system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 # how long the page waits for jobs when it is stopped
 END_S = 5.0
-TINY = Path(__file__).parents[1] / "assets" / "tiny"
 
 
 class Stopped(Exception):
@@ -101,7 +101,7 @@ def serve(
         from omfa_jax.app.job_runner import JobRunner
         from omfa_jax.app.web_page import STYLE, build_page
 
-        runner = JobRunner(checkpoint or str(TINY), Path(folder), limits, dtype)
+        runner = JobRunner(checkpoint or TINY_FOLDER, Path(folder), limits, dtype)
         page = build_page(runner)
         # the default theme's fonts come from a font server
         theme: Any = Soft(font=list(FONTS), font_mono=["ui-monospace", "monospace"])

@@ -63,9 +63,9 @@ def fit_folder(
 
     The report has one entry per photo: FitReport's fields, or the reason why the keypoints could
     not be read. Photos in the report are skipped and body files of other origin are kept;
-    `overwrite` fits all photos again. `person_index` is noted in the report: photos that were fitted
-    with another are kept with a warning. Raises OmfaError if the report is damaged, the folder is not
-    writable, or another process is fitting it.
+    `overwrite` fits all photos again. `person_index` is noted in the report: photos that were
+    fitted with another are kept with a warning. Raises OmfaError if the report is damaged, the
+    folder is not writable, or another process is fitting it.
     """
     if batch_size < 1:
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
@@ -177,7 +177,9 @@ def _warn_of_other_people(
         found = {entries[name].get("person_index") for name in others}
         had, wanted = (
             " and ".join(
-                sorted("the largest person" if i is None else f"--person-index {i}" for i in indices)
+                sorted(
+                    "the largest person" if i is None else f"--person-index {i}" for i in indices
+                )
             )
             for indices in (found, {person_index})
         )
