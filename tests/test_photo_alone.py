@@ -9,6 +9,7 @@ import omfa_jax as omfa
 from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.landmarks import PersonLandmarks
+from omfa_jax.body.landmarks.landmark_json import make_document
 from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb, write_image
@@ -147,9 +148,17 @@ def test_a_face_from_behind_has_no_confidence():
     # nose, shoulders and hips
     assert (rows[[0, 2, 5, 9, 12], 2] > 0.8).all()
     assert make_photo_rows(make_landmarks(part=slice(5, 33)))[0, 2] == 0
+    # the network is sure of a face that the head hides: its depth tells, in metres
+    for depth_m, seen in ((-0.1, True), (0.0, True), (0.1, False)):
+        person = make_landmarks()
+        person.world_m[:7, 2] = depth_m
+        assert (make_photo_rows(person)[0, 2] > 0) == seen
+        assert (
+            make_document([person], "a.jpg", (300, 400))["people"][0]["keypoints"][7][2] > 0
+        ) == seen
 
 
-@pytest.mark.parametrize(("sure", "warns"), [(0.95, True), (0.5, False)])
+@pytest.mark.parametrize(("sure", "warns"), [(0.75, True), (0.45, False)])
 def test_a_garment_that_is_worn_is_said(monkeypatch, caplog, sure, warns):
     monkeypatch.setattr(photo_people, "find_people", lambda photo: [make_landmarks(sure)])
     warn_of_worn_garment(draw(), "shirt.jpg")
