@@ -132,6 +132,8 @@ def test_maps_and_photos_are_told_apart(tmp_path, caplog):
 
 def test_what_is_not_seen_is_an_error_with_a_remedy(found, tmp_path, monkeypatch):
     found["person"] = make_landmarks(part=slice(11, 33))
+    # said before the fit, which takes longer
+    monkeypatch.setattr("omfa_jax.sampling.person_inputs.fit_photo_body", None)
     with pytest.raises(OmfaError, match=r"no face found for the photo: .* --face IMAGE"):
         load()
     monkeypatch.undo()
