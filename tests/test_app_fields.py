@@ -12,6 +12,7 @@ import pytest
 
 from omfa_jax.app.example_photos import list_examples
 from omfa_jax.app.settings import AppLimits
+from omfa_jax.app.upload_guard import UploadGuard
 from omfa_jax.core.tasks import Task
 
 pytestmark = [
@@ -56,6 +57,36 @@ def test_links_are_not_fetched(field, tmp_path):
         asyncio.run(field.async_move_resource_to_block_cache("http://127.0.0.1:1/me.jpg"))
     kept = Path(asyncio.run(field.async_move_resource_to_block_cache(str(PHOTO))))
     assert kept.read_bytes() == PHOTO.read_bytes() and tmp_path in kept.parents
+
+
+def test_uploads_are_bounded_in_size_and_number():
+    passed, now = [], [0.0]
+
+    async def page(scope, receive, send):
+        passed.append(scope["path"])
+
+    guard = UploadGuard(page, AppLimits(upload_mb=1, uploads=2, keep_s=600), lambda: now[0])
+
+    def post(length, path="/gradio_api/upload", method="POST"):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [] if length is None else [(b"content-length", str(length).encode())]
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
+        asyncio.run(guard(scope, None, send))
+        return (sent[0]["status"], sent[1]["body"].decode()) if sent else None
+
+    assert post(2**21) == (413, "upload one photo of at most 1 MB at a time")
+    assert post(None) == (411, "an upload must state its size")
+    assert post(2**20) is None and post(9) is None
+    late = (429, "too many photos were uploaded to this page: try again in 10 minutes")
+    assert post(9) == late
+    # the rest of the page goes on, and the next photos after those are removed
+    assert post(2**21, "/gradio_api/queue/join") is None and post(None, "/", "GET") is None
+    now[0] = 601
+    assert post(9) is None and len(passed) == 5
 
 
 def test_a_full_queue_is_said_on_the_page(monkeypatch):

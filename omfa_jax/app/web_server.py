@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from omfa_jax.app.settings import AppLimits
+from omfa_jax.app.upload_guard import UploadGuard
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.model_loading import TINY_FOLDER
 
@@ -97,6 +98,7 @@ def serve(
         # read by every component that is made from here on
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         from gradio.themes import Soft
+        from starlette.middleware import Middleware
 
         from omfa_jax.app.job_runner import JobRunner
         from omfa_jax.app.web_page import STYLE, build_page
@@ -119,6 +121,7 @@ def serve(
                 ssr_mode=False,
                 enable_monitoring=False,
                 footer_links=[],
+                app_kwargs={"middleware": [Middleware(UploadGuard, limits=limits)]},
             )
         except OSError as error:
             raise OmfaError(
