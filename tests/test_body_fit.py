@@ -261,8 +261,8 @@ def test_folder_resumes_and_lists_the_rejected(fitter, bench, tmp_path, caplog):
     assert asked == [1, 2, 3] and not caplog.messages
     assert fit_folder(fitter, photos, tmp_path, batch_size=BATCH, person_index=1).kept == 2
     assert caplog.messages == [
-        "3 photos (p1, p2, p3) keep an earlier result, for the largest person; --overwrite fits them"
-        " again, for --person-index 1"
+        "3 photos (p1, p2, p3) keep an earlier result, for the largest person; --overwrite fits"
+        " them again, for --person-index 1"
     ]
     fitted.unlink()
     assert fit_folder(fitter, photos, tmp_path, batch_size=BATCH).fitted == 1
