@@ -1,10 +1,12 @@
 """What the landmark network says of photos as people, and not only people, upload them: a table.
 
     PYTHONPATH=. python bench/hostile_photos.py --workdir DIR [--only head] [--height 1024]
+        [--samples VITON-HD/test]
 
 All photos are generated from synthetic people by the seed. The last column is the median distance
 of the confident landmarks from those of the plain photo, in % of the person's height, for photos
-in which the person is only moved, turned, scaled or encoded in another way.
+in which the person is only moved, turned, scaled or encoded in another way. A second table has the
+rates of `photo_warnings.py`.
 """
 
 import argparse
@@ -258,6 +260,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder for the photos")
     parser.add_argument("--height", type=int, default=1024, help="height of the plain photo, px")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
+    parser.add_argument("--samples", type=Path, help="folder with real photos, image/ and cloth/")
     args = parser.parse_args()
     args.workdir.mkdir(parents=True, exist_ok=True)
     plain = find_person(render_people(args.height, 1)[0], "plain")
@@ -268,6 +271,12 @@ def main() -> None:
             said, shift = look(case, args.workdir, plain)
             spent = f"{1e3 * (time.process_time() - started):.0f}"
             print(f"| {case.name} | {said} | {spent} | {'' if shift is None else f'{shift:.2f}'} |")
+    if not args.only:
+        # beside this file
+        from photo_warnings import print_rates
+
+        print()
+        print_rates(60, args.samples)
 
 
 if __name__ == "__main__":

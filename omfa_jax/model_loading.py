@@ -15,9 +15,12 @@ from omfa_jax.weights.omfa_model import Model
 
 log = logging.getLogger(__name__)
 
+# the name and the place of the small model that comes with the package
+TINY, TINY_FOLDER = "tiny", Path(__file__).parent / "assets" / "tiny"
 EXPECTED = (
-    "expected a training workdir, one of its steps (WORKDIR/checkpoints/STEP), or a folder written"
-    " by convert_weights.py import or export (--checkpoint of the command line)"
+    "expected a training workdir, one of its steps (WORKDIR/checkpoints/STEP), a folder written by"
+    f" convert_weights.py import or export (--checkpoint of the command line), or {TINY}, the small"
+    " model of the package"
 )
 
 
@@ -31,6 +34,7 @@ def load_model(path: str | Path, *, ema: bool = True) -> Model:
     - an imported folder whose source was an exported folder (`convert_weights.py import`)
     - an exported folder (`convert_weights.py export`), or a diffusers folder with `omfa.json` and
       `prompts.safetensors`
+    - `tiny`, if no folder has that name: the small model of the package
 
     A checkpoint may hold two sets of UNet weights: their exponential moving average (EMA), taken
     with `ema` if there is one, and the trained weights. Other folders hold one set, whatever `ema`
@@ -48,7 +52,7 @@ def load_model(path: str | Path, *, ema: bool = True) -> Model:
         >>> model.settings.slots_px[1]
         (1024, 768)
     """
-    folder = Path(path).absolute()
+    folder = find_model_folder(path)
     if is_checkpoint(folder):
         model, step = load_checkpoint_model(folder, ema=ema)
         log.info("%s: step %d", path, step)
@@ -63,12 +67,18 @@ def read_settings(path: str | Path) -> DiffusionSettings:
 
     Raises OmfaError as `load_model` does, except for damaged weights.
     """
-    folder = Path(path).absolute()
+    folder = find_model_folder(path)
     if is_checkpoint(folder):
         folder = find_workdir(folder) / MODEL_FOLDER
     require_model_folder(folder, path)
     settings, _ = require_omfa(read_description(folder), str(path))
     return settings
+
+
+def find_model_folder(path: str | Path) -> Path:
+    """Return the absolute path of a model's folder, or of the small model for its name."""
+    folder = Path(path).absolute()
+    return TINY_FOLDER if str(path) == TINY and not folder.exists() else folder
 
 
 def is_checkpoint(folder: Path) -> bool:

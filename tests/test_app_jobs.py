@@ -1,7 +1,10 @@
 """The jobs of the web page, without a browser: checks, files, previews and the command."""
 
+import contextlib
 import os
 import shlex
+import signal
+import threading
 import zipfile
 from pathlib import Path
 
@@ -9,16 +12,24 @@ import numpy as np
 import pytest
 from wide_photos import StandIn
 
+from omfa_jax.app import web_server
 from omfa_jax.app.example_photos import list_examples
-from omfa_jax.app.job_form import OF_ANOTHER, JobForm, find_needed, list_tasks
-from omfa_jax.app.job_runner import JobResult, JobRunner, collect_warnings
+from omfa_jax.app.job_form import (
+    OF_ANOTHER,
+    JobForm,
+    find_needed,
+    list_tasks,
+    name_photos,
+    write_commands,
+)
+from omfa_jax.app.job_runner import JobResult, JobRunner, collect_warnings, is_a_job_running
 from omfa_jax.app.pose_pictures import draw_pose_pictures
 from omfa_jax.app.settings import AppLimits
-from omfa_jax.app.web_server import TINY
 from omfa_jax.cli.main import main, make_parser
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 from omfa_jax.core.tasks import Task
+from omfa_jax.model_loading import TINY_FOLDER
 
 PEOPLE, GARMENTS = (list(map(str, list_examples(kind))) for kind in ("image", "cloth"))
 FORM = JobForm("try_on", PEOPLE[0], GARMENTS[0], steps=3)
@@ -44,7 +55,7 @@ class PreviewStandIn(StandIn):
 @pytest.fixture
 def runner(monkeypatch, tmp_path):
     monkeypatch.setattr("omfa_jax.app.job_runner.PreviewSampler", PreviewStandIn)
-    return JobRunner(str(TINY), tmp_path)
+    return JobRunner(TINY_FOLDER, tmp_path)
 
 
 def finish(runner, form):
@@ -64,6 +75,8 @@ def test_a_job_reports_previews_and_leaves_one_archive(runner, tmp_path):
     assert [label for _, label in result.pictures] == ["try on, seed 0", "try on, seed 1"]
     assert result.pictures[0][0].shape == read_rgb(PEOPLE[0]).shape
     assert result.overlay.shape == (128, 96, 3) and not result.notes
+    # nothing of the server's folders, and a model that every installation has
+    assert result.commands.startswith("omfa sample --checkpoint tiny --task try_on --person image/")
     names = zipfile.ZipFile(result.archive).namelist()
     assert {"image/person.jpg", "smplx/person.npz", "results/result_01.png"} <= {*names}
     assert [path.name for path in tmp_path.glob("job_*/*")] == ["omfa_job.zip"]
@@ -135,6 +148,53 @@ def test_a_visitor_who_leaves_ends_the_job(runner, tmp_path):
     job.close()
     assert not [*tmp_path.glob("job_*")]
     finish(runner, FORM)
+
+
+def test_a_page_that_stops_ends_its_jobs_and_tells_who_waits(runner, tmp_path):
+    job = runner.run(form(results=4))
+    next(job)
+    assert is_a_job_running()
+    runner.close(20)
+    assert not is_a_job_running() and not [*tmp_path.glob("job_*")]
+    with pytest.raises(OmfaError, match="the page has been stopped"):
+        list(job)
+    with pytest.raises(OmfaError, match="the page has been stopped"):
+        finish(runner, FORM)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_page_with_its_status(monkeypatch, capsys, number, status):
+    left = []
+
+    @contextlib.contextmanager
+    def serve(checkpoint, **options):
+        try:
+            yield "http://127.0.0.1:1"
+        finally:
+            left.append(options["limits"].queue)
+
+    monkeypatch.setattr(web_server, "serve", serve)
+    # arrives while the page waits
+    monkeypatch.setattr(threading.Event, "wait", lambda _: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    assert main(["app", "--queue=3"]) == status and left == [3]
+    assert signal.getsignal(number) is before
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"omfa app: stopped by {number.name}; the visitors' files are removed"
+    # inside XLA a thread cannot be ended: the process is left
+    monkeypatch.setattr("omfa_jax.app.job_runner.is_a_job_running", lambda: True)
+    monkeypatch.setattr(os, "_exit", lambda status: left.append(status))
+    main(["app"])
+    assert left[-1] == status and "a job was still under way" in capsys.readouterr().err
+
+
+def test_the_servers_folders_stay_its_own(tmp_path):
+    placed = {"person": tmp_path / "image/person.jpg"}
+    first, second = write_commands(FORM, tmp_path, placed, None, None).splitlines()
+    assert first == "# DIR: a folder with the model of this page"
+    assert second.startswith("omfa sample --checkpoint DIR --task try_on --person image/person.jpg")
+    said = name_photos(f"{placed['person']}: {tmp_path}/smplx/person.npz", placed, tmp_path)
+    assert said == "photo of the person: smplx/person.npz"
 
 
 def test_tasks_follow_the_models_table():

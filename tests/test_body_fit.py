@@ -228,7 +228,7 @@ def test_what_is_trusted_and_rejected():
         assert not report.accepted and word in report.reason
 
 
-def test_folder_resumes_and_lists_the_rejected(fitter, bench, tmp_path):
+def test_folder_resumes_and_lists_the_rejected(fitter, bench, tmp_path, caplog):
     truth = bench.make(MODEL, BODY_25, 4, "half", noise=0.0, seed=7)
     asked = []
 
@@ -258,7 +258,12 @@ def test_folder_resumes_and_lists_the_rejected(fitter, bench, tmp_path):
     before = fitted.read_bytes(), (tmp_path / REPORT_FILE).read_bytes()
     again = fit_folder(fitter, photos, tmp_path, batch_size=BATCH)
     assert (again.fitted, again.kept, again.rejected) == (0, 2, report.rejected)
-    assert asked == [1, 2, 3]
+    assert asked == [1, 2, 3] and not caplog.messages
+    assert fit_folder(fitter, photos, tmp_path, batch_size=BATCH, person_index=1).kept == 2
+    assert caplog.messages == [
+        "3 photos (p1, p2, p3) keep an earlier result, for the largest person; --overwrite fits"
+        " them again, for --person-index 1"
+    ]
     fitted.unlink()
     assert fit_folder(fitter, photos, tmp_path, batch_size=BATCH).fitted == 1
     assert (fitted.read_bytes(), (tmp_path / REPORT_FILE).read_bytes()) == before

@@ -63,6 +63,23 @@ def test_stderr_passes_through_the_filter_and_is_given_back(capfd):
     assert capfd.readouterr().err == ERROR + "no end of line\nafter\n"
 
 
+def test_compilations_that_overlap_give_stderr_back(capfd):
+    before = os.fstat(2).st_ino
+    first, second = (hide_slow_compile_box(after_s=0) for _ in range(2))
+    deadline = time.monotonic() + 20
+    with second:
+        with first:
+            while len(compile_notice._SWAP._long) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.write(2, b"both\n")
+        # the second's box is still left out
+        assert os.fstat(2).st_ino != before
+        os.write(2, (BOX + ERROR).encode())
+    assert os.fstat(2).st_ino == before
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "both\n" + ERROR + "after\n"
+
+
 def test_the_filter_outlives_signals_to_the_whole_job():
     reading, writing = os.pipe()
     command = [sys.executable, "-I", "-S", stderr_filter.__file__]

@@ -62,6 +62,7 @@ def environment(monkeypatch):
         ({ADDRESS: "a:1", **SLURM}, (3, 8)),
         # an image of a PyTorchJob of one pod
         ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}, None),
+        ({"WORLD_SIZE": "8"}, None),
     ],
 )
 def test_place_in_job(variables, place):
@@ -95,7 +96,12 @@ def test_place_in_job(variables, place):
         ({**OMPI, "OMPI_COMM_WORLD_RANK": "x"}, "OMPI_COMM_WORLD_RANK is 'x'"),
         ({"PMIX_RANK": "3"}, "PMIX_RANK=3 is an MPI launcher's"),
         ({"PMI_RANK": "3", "PMI_SIZE": "8"}, "PMI_RANK=3 is an MPI launcher's"),
-        ({"RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "a"}, "torchrun (or a PyTorchJob)"),
+        ({"RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "a"}, "=$MASTER_ADDR:PORT (of process 0"),
+        (
+            {"RANK": "1", "WORLD_SIZE": "8"},
+            "started 8 processes, which JAX does not read: set JAX_COORDINATOR_ADDRESS=HOST:PORT",
+        ),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "torchrun (or a PyTorchJob) started 2 processes"),
     ],
 )
 def test_an_environment_that_lacks_something_is_one_line(variables, words):

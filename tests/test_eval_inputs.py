@@ -74,15 +74,14 @@ def test_two_files_of_one_name(root, capsys):
 def test_pairs_files_of_every_kind(root, capsys):
     good = ["000.png 001.png", "001.png 002.png", "002.png 000.png"]
     bad = {
-        # lists with commas are read, so that this is the first line again
-        "000.png,001.png": "occurs twice",
-        "'000.png' ; '001.png'": "occurs twice",
+        # lists with commas are read
+        "000.png,002.png": "same prediction",
+        "'000.png' ; '001.png' ; upper": "occurs twice, with two categories: none and upper",
         '"000.png,001.png': "its quotes do not match",
         "image/000.png 001.png": "names without a path",
         "000.png 001.png shoes": "expected a category (upper, lower or dress;",
         "000.png": "expected two names",
         "000.png 001.png 002.png 003.png": "expected two names",
-        "000.png 001.png": "occurs twice",
         "000.png 002.png": "same prediction",
         "009.png 001.png": "'009'",
     }

@@ -119,7 +119,7 @@ def test_sample_refuses_given_keypoints_and_passes_over_found_ones(raw, caplog):
 def test_fit_says_what_it_chose(raw, caplog, monkeypatch, index):
     read = {}
 
-    def fit_nothing(fitter, photos, folder, *, batch_size, overwrite):
+    def fit_nothing(fitter, photos, folder, *, batch_size, overwrite, person_index):
         for name, reader in photos:
             try:
                 read[name] = reader()[0][0].tolist()
@@ -175,3 +175,8 @@ def test_check_counts_keypoints_of_smaller_photos(tmp_path):
     assert [line.partition(" of the")[0] for line in report.get_findings("keypoints")] == [
         "train/00000_00: keypoints in the upper left quarter"
     ]
+    # depths in metres
+    depths = [value + 1.5 * (i % 3 == 2) for i, value in enumerate(tiny.keypoints().ravel())]
+    path.write_text(json.dumps({"people": [{"pose_keypoints_2d": depths}]}))
+    (line,) = check_raw(root).get_findings("keypoints")
+    assert line.startswith("train/00000_00: keypoints whose third numbers are all above 1")

@@ -160,7 +160,10 @@ def test_a_file_without_a_person_is_said(tmp_path, document):
         (openpose(flat(ORDER_25), canvas_width=0, canvas_height=9), "as canvas_width, found 0"),
         (openpose(flat(ORDER_25), canvas_width=768), "as canvas_height, found nothing"),
         (openpose([-0.5, 0.5, 1] * 18), "from 0 to 1, found -1 to 1"),
-        ([openpose(flat(ORDER_25))] * 2, "found those of 2, not those of one"),
+        (
+            [openpose(flat(ORDER_25))] * 2,
+            "found those of 2, none with .* keep the frame of this photo alone, add names as",
+        ),
         ({"bodies": {"candidate": [[0.1, 0.1]], "subset": [3]}}, "candidate and subset"),
         ({"people": 3}, "expected a list as people, found 3"),
     ],
@@ -178,7 +181,9 @@ def test_missing_files_are_named(tmp_path):
 
 def test_a_results_file_of_other_photos_is_refused(tmp_path):
     make, _ = FORMATS["AlphaPose results"]
-    with pytest.raises(KeypointsError, match="those of 2, none of them of she"):
+    with pytest.raises(
+        KeypointsError, match="those of 2, none of them of she; call the photo as the file does"
+    ):
         read(tmp_path, make(), photo="she.jpg")
     (one,) = read(tmp_path, make()[1:], photo="she.jpg").notes
     assert one == "keypoints that name another photo; used"
@@ -242,3 +247,41 @@ def test_confidences_in_place_of_indices(tmp_path):
     rows = read(tmp_path, {"bodies": bodies}, person_index=1).rows
     assert rows[1].tolist() == [*PERSON["neck"][:2], 0.9]
     assert rows[9].tolist() == [*PERSON[ORDER_25[9]][:2], 0.5]
+
+
+def test_percent_is_told_from_a_corner(tmp_path):
+    percent = {n: (x / 7.68, y / 10.24, c) for n, (x, y, c) in PERSON.items()}
+    document = openpose(flat(ORDER_25, percent))
+    for size in (SIZE_PX, (192, 256), (150, 200)):
+        found = read(tmp_path, document, size)
+        expected = np.array(list(PERSON.values())) * [size[0] / 768, size[1] / 1024, 1]
+        np.testing.assert_allclose(found.rows, expected, atol=1e-6)
+        assert "used as percent of the photo's sides" in found.notes[-1]
+    # a frame of the list that says its photo, and pixels that are said to be pixels
+    stated = openpose(flat(ORDER_25, percent), canvas_width=768, canvas_height=1024)
+    assert read(tmp_path, stated).rows[0, 1] == pytest.approx(PERSON["nose"][1] / 10.24)
+    # people of a small photo, and in the corner of a large one
+    places = ((transform(0.125), (96, 128)), (transform(0.05, (5, 5)), SIZE_PX))
+    places += ((transform(0.1, (30, 30)), SIZE_PX), (transform(0.1, (30, 2)), (120, 160)))
+    for person, size in places:
+        found = read(tmp_path, openpose(flat(ORDER_25, person)), size)
+        np.testing.assert_allclose(found.rows, list(person.values()), atol=1e-6)
+        assert not any("percent" in note for note in found.notes)
+
+
+def test_depths_are_no_confidences(tmp_path):
+    # as MediaPipe has them, relative to the hips, and in metres
+    relative = {n: (x, y, -0.4 + i / 40) for i, (n, (x, y, _)) in enumerate(PERSON.items())}
+    with pytest.raises(
+        KeypointsError, match=r"from 0 to 1, found -0.4 to 0.2: depths\? write rows"
+    ):
+        read(tmp_path, openpose(flat(ORDER_25, relative)))
+    metres = {n: (x, y, 2.1 + i / 40) for i, (n, (x, y, _)) in enumerate(PERSON.items())}
+    found = read(tmp_path, openpose(flat(ORDER_25, metres)))
+    assert found.notes[0].startswith("keypoints whose third numbers are all above 1 and alike")
+    assert (found.rows[:, 2] == 1).all()
+    # scores of SimCC differ, and those of absent points may be below 0
+    scores = {n: (x, y, 0.9 + i / 4) for i, (n, (x, y, _)) in enumerate(PERSON.items())}
+    scores["nose"] = (-1, -1, -0.5)
+    found = read(tmp_path, openpose(flat(ORDER_25, scores)))
+    assert found.notes == () and found.rows[:, 2].tolist() == [0, 1, *[1] * 23]

@@ -1,9 +1,11 @@
 """The pictures of a list of pairs: their names, and where their components are written."""
 
+import pytest
 import tiny_viton as tiny
 
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import write_image
-from omfa_jax.data.builders.raw_files import Pair
+from omfa_jax.data.builders.raw_files import Pair, read_pair_list
 from omfa_jax.sampling.pair_names import name_pictures
 from omfa_jax.sampling.pairs_folder import PairsFolder
 
@@ -36,3 +38,16 @@ def test_several_components_have_a_folder_each_and_are_finished_together(tmp_pat
     assert folder.list_missing() == [0]
     write_image(folder.get_path("a", "garment"), tiny.photo(1))
     assert folder.list_missing() == []
+
+
+def test_lines_that_occur_twice_are_used_once(tmp_path, caplog):
+    path = tmp_path / "pairs.txt"
+    path.write_text("a.jpg b.jpg 0\na.jpg,b.jpg,upper\nb.jpg b.jpg\n")
+    assert read_pair_list(path, "--pairs") == [
+        Pair("a.jpg", "b.jpg", "upper"),
+        Pair(*["b.jpg"] * 2),
+    ]
+    assert caplog.messages == [f"{path}: 1 lines occur twice (such as a.jpg b.jpg); used once"]
+    path.write_text("a.jpg b.jpg 0\na.jpg b.jpg dress\n")
+    with pytest.raises(OmfaError, match="with two categories: upper and dress; mend the list"):
+        read_pair_list(path, "--pairs")

@@ -9,11 +9,13 @@ import omfa_jax as omfa
 from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.landmarks import PersonLandmarks
+from omfa_jax.body.landmarks.landmark_json import make_document
 from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb, write_image
 from omfa_jax.model_loading import read_settings
 from omfa_jax.sampling import photo_people
+from omfa_jax.sampling.pairs_sampling import PairInputs, PhotoFolder, Progress
 from omfa_jax.sampling.photo_people import make_photo_rows, warn_of_worn_garment
 from omfa_jax.sampling.pose_sources import PosedBodies, get_body_model
 from omfa_jax.sampling.posed_people import copy_pose, find_pose_kind, has_map_background
@@ -67,6 +69,20 @@ def test_a_photo_alone_gives_face_pose_and_body(found, caplog):
     assert null.pose is None and null.body is None and null.face is not None
 
 
+def test_a_list_says_which_bodies_were_fitted(found, tmp_path, caplog):
+    write_image(tmp_path / "me.png", np.full((*SIZE_PX, 3), 200, np.uint8))
+    settings = read_settings(TINY)
+    row = next(task for task in settings.tasks if task.name == "try_off")
+    inputs = PairInputs(row, PhotoFolder(tmp_path, "--persons"), None)
+    read = inputs.load(omfa.SlotFitter(settings), "me.png", "")[2]
+    assert read == {"person": str(tmp_path / "me.png"), "body": "fitted to the photo"}
+    caplog.set_level("INFO")
+    progress = Progress(3, [])
+    progress.fitted = 2
+    progress.report_end(1)
+    assert "2 of them had no body beside the photo: fitted here" in caplog.text
+
+
 def test_a_named_pose_keeps_shape_and_camera(found):
     me, posed = load(), load(pose="hands_on_hips")
     (own,), (body,) = me.body.bodies, posed.body.bodies
@@ -116,6 +132,8 @@ def test_maps_and_photos_are_told_apart(tmp_path, caplog):
 
 def test_what_is_not_seen_is_an_error_with_a_remedy(found, tmp_path, monkeypatch):
     found["person"] = make_landmarks(part=slice(11, 33))
+    # said before the fit, which takes longer
+    monkeypatch.setattr("omfa_jax.sampling.person_inputs.fit_photo_body", None)
     with pytest.raises(OmfaError, match=r"no face found for the photo: .* --face IMAGE"):
         load()
     monkeypatch.undo()
@@ -132,9 +150,17 @@ def test_a_face_from_behind_has_no_confidence():
     # nose, shoulders and hips
     assert (rows[[0, 2, 5, 9, 12], 2] > 0.8).all()
     assert make_photo_rows(make_landmarks(part=slice(5, 33)))[0, 2] == 0
+    # the network is sure of a face that the head hides: its depth tells, in metres
+    for depth_m, seen in ((-0.1, True), (0.0, True), (0.1, False)):
+        person = make_landmarks()
+        person.world_m[:7, 2] = depth_m
+        assert (make_photo_rows(person)[0, 2] > 0) == seen
+        assert (
+            make_document([person], "a.jpg", (300, 400))["people"][0]["keypoints"][7][2] > 0
+        ) == seen
 
 
-@pytest.mark.parametrize(("sure", "warns"), [(0.95, True), (0.5, False)])
+@pytest.mark.parametrize(("sure", "warns"), [(0.75, True), (0.45, False)])
 def test_a_garment_that_is_worn_is_said(monkeypatch, caplog, sure, warns):
     monkeypatch.setattr(photo_people, "find_people", lambda photo: [make_landmarks(sure)])
     warn_of_worn_garment(draw(), "shirt.jpg")

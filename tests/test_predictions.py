@@ -145,15 +145,15 @@ def test_noise_follows_the_name_and_the_seed_and_not_the_place(
 def test_a_folder_is_one_runs(tmp_path):
     folder = tmp_path / "run"
     facts = {"checkpoint": "a", "seed": 0, "sampler": {"steps": 2}}
-    claim_folder(folder, facts, restart=False)
+    claim_folder(folder, facts, overwrite=False)
     picture = folder / "pred" / "x.png"
     picture.parent.mkdir()
     picture.write_bytes(b"x")
     (folder / "pairs.txt").write_text("x.png y.png\n")
-    claim_folder(folder, facts, restart=False)
+    claim_folder(folder, facts, overwrite=False)
     changed = facts | {"seed": 1, "sampler": {"steps": 3}}
     with pytest.raises(OmfaError, match=r"sampler: was {'steps': 2}, now .*seed: was 0, now 1"):
-        claim_folder(folder, changed, restart=False)
+        claim_folder(folder, changed, overwrite=False)
     assert picture.exists()
     # what is not in its pairs.txt is somebody's, and so is what lies behind a link
     mine, album = folder / "pred" / "mine.png", tmp_path / "album"
@@ -162,20 +162,20 @@ def test_a_folder_is_one_runs(tmp_path):
     for foreign in (mine, folder / "gt"):
         foreign.write_bytes(b"mine") if foreign is mine else foreign.symlink_to(album)
         with pytest.raises(OmfaError, match=f"did not write.*{foreign.name}"):
-            claim_folder(folder, changed, restart=True)
+            claim_folder(folder, changed, overwrite=True)
         assert foreign.exists() and picture.exists()
         foreign.unlink()
     notes = folder / "notes.txt"
     notes.write_text("mine")
-    claim_folder(folder, changed, restart=True)
+    claim_folder(folder, changed, overwrite=True)
     assert not picture.exists() and notes.exists() and (album / "x.png").exists()
-    claim_folder(folder, changed, restart=False)
+    claim_folder(folder, changed, overwrite=False)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "holiday.jpg").write_bytes(b"x")
     for restart in (False, True):
         with pytest.raises(OmfaError, match="no evaluation wrote it"):
-            claim_folder(foreign, facts, restart=restart)
+            claim_folder(foreign, facts, overwrite=restart)
     assert (foreign / "holiday.jpg").exists()
 
 

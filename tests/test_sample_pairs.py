@@ -11,11 +11,11 @@ from tiny_model import make_tiny_model, save_tiny_model
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb, write_image
-from omfa_jax.data.builders.raw_files import Pair
+from omfa_jax.data.builders.raw_files import Pair, read_pair_list
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.sampling.pair_names import name_pictures
 from omfa_jax.sampling.pairs_folder import RUN_FILE, PairsFolder
-from omfa_jax.sampling.pairs_sampling import PairInputs, PhotoFolder, read_pair_list, sample_pairs
+from omfa_jax.sampling.pairs_sampling import PairInputs, PhotoFolder, sample_pairs
 from omfa_jax.sampling.sampler import Sampler
 
 PEOPLE = 7
@@ -53,7 +53,7 @@ def raw(whole, tmp_path):
 
 def sample(sampler, raw, out, *, overwrite=False, facts=FACTS, task="try_on", **options):
     row = next(t for t in sampler.model.settings.tasks if t.name == task)
-    pictures = name_pictures(read_pair_list(raw / "my list.txt"))
+    pictures = name_pictures(read_pair_list(raw / "my list.txt", "--pairs"))
     garments = PhotoFolder(raw / "cloth", "--garments")
     inputs = PairInputs(row, PhotoFolder(raw / "image", "--persons"), garments)
     out.mkdir(exist_ok=True)
@@ -156,7 +156,7 @@ def test_failures_are_named_and_tried_again(alone, raw, one_device, tmp_path, ca
     listed = (out / "failed_pairs.txt").read_text()
     assert all(f"# {why}" in listed for why in whys.values())
     # the list of failures is a list of pairs
-    again = [p.name for p in name_pictures(read_pair_list(out / "failed_pairs.txt"))]
+    again = [p.name for p in name_pictures(read_pair_list(out / "failed_pairs.txt", "--pairs"))]
     assert again == [*whys]
     assert "failed, the first one" in caplog.text
     shutil.move(kept / "1", hidden[1])

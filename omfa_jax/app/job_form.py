@@ -141,11 +141,11 @@ def make_request(form: JobForm, placed: dict[str, Path], pose: str | Path | None
     )
 
 
-def name_photos(text: str, placed: dict[str, Path]) -> str:
-    """Return a message with the page's names of the photos instead of their places."""
+def name_photos(text: str, placed: dict[str, Path], folder: Path) -> str:
+    """Return a message with the page's names of the photos instead of their places in `folder`."""
     for name, place in placed.items():
         text = text.replace(str(place), LABELS[name])
-    return text
+    return text.replace(f"{folder}/", "")
 
 
 def find_row(form: JobForm, tasks: Sequence[Task]) -> Task | None:
@@ -158,13 +158,16 @@ def write_commands(
     folder: Path,
     placed: dict[str, Path],
     pose: str | Path | None,
-    checkpoint: str,
+    checkpoint: str | None,
 ) -> str:
-    """Return the `omfa sample` commands that make the results again, from inside `folder`."""
+    """Return the `omfa sample` commands that make the results again, from inside `folder`.
+
+    Without a name for `checkpoint` they have the placeholder DIR, and say so.
+    """
     flags = {"person": "--person", "garment": "--garment", "source": "--source-person"}
-    lines = []
+    lines = [] if checkpoint else ["# DIR: a folder with the model of this page"]
     for seed in form.seeds:
-        words = ["omfa", "sample", "--checkpoint", checkpoint, "--task", form.task]
+        words = ["omfa", "sample", "--checkpoint", checkpoint or "DIR", "--task", form.task]
         for name, flag in flags.items():
             if name in placed:
                 words += [flag, str(placed[name].relative_to(folder))]

@@ -30,13 +30,15 @@ from omfa_jax.body.pose_library import load_pose_library
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed, resize, write_image
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
-from omfa_jax.model_loading import load_model
+from omfa_jax.model_loading import TINY, TINY_FOLDER, load_model
 from omfa_jax.sampling.prepared_tasks import PreparedTask, Results, prepare_task
 from omfa_jax.sampling.preview_sampler import PreviewSampler
 
 log = logging.getLogger(__name__)
 
 Image = UInt8[np.ndarray, "_ _ 3"]
+JOB_THREAD = "omfa_app_job"
+CLOSED = "the page has been stopped"
 # how much of the body map shows over the photo
 MAP_SHARE = 0.6
 # a map's resized edges ring: darker pixels are its background
@@ -69,18 +71,19 @@ class JobResult:
 
 
 class Cancelled(Exception):
-    """The visitor has left."""
+    """The visitor has left, or the page is being stopped."""
 
 
 @dataclass
 class _Run:
-    """One job under way."""
+    """One job under way; `is_closing` is that of all jobs."""
 
+    is_closing: threading.Event
     updates: queue.Queue = field(default_factory=queue.Queue)
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     def say(self, update: JobUpdate) -> None:
-        if self.is_cancelled.is_set():
+        if self.is_cancelled.is_set() or self.is_closing.is_set():
             raise Cancelled
         self.updates.put(update)
 
@@ -92,9 +95,15 @@ class JobRunner:
     """
 
     def __init__(
-        self, checkpoint: str, folder: Path, limits: AppLimits | None = None, dtype: str = "auto"
+        self,
+        checkpoint: str | Path,
+        folder: Path,
+        limits: AppLimits | None = None,
+        dtype: str = "auto",
     ):
-        self.checkpoint = checkpoint
+        shipped = Path(checkpoint).resolve() == TINY_FOLDER.resolve()
+        # where the model lies on the server is no help to a visitor, and none of their business
+        self._shown_checkpoint = TINY if shipped else None
         self.limits = limits or AppLimits()
         self._folder = folder
         self.model = load_model(checkpoint)
@@ -102,6 +111,7 @@ class JobRunner:
         self.poses = list(load_pose_library())
         self._sampler = PreviewSampler(self.model, SamplerSettings(), dtype=dtype)
         self._lock = threading.Lock()
+        self._is_closing = threading.Event()
 
     def run(self, form: JobForm) -> Iterator[JobUpdate | JobResult]:
         """Yield updates and at last the result of a form; OmfaError for what cannot be done.
@@ -110,8 +120,8 @@ class JobRunner:
         """
         check_form(form, self.tasks, self.poses, self.limits)
         self.remove_old_files()
-        job = _Run()
-        thread = threading.Thread(target=self._work, args=(form, job), daemon=True)
+        job = _Run(self._is_closing)
+        thread = threading.Thread(target=self._work, args=(form, job), daemon=True, name=JOB_THREAD)
         thread.start()
         try:
             while True:
@@ -134,6 +144,16 @@ class JobRunner:
             pass
         log.info("try-on is compiled; other tasks are at their first use")
 
+    def close(self, seconds: float) -> None:
+        """End all jobs at their next preview, and wait for that; one that compiles may take longer.
+
+        What `is_a_job_running` says afterwards is what has not ended.
+        """
+        self._is_closing.set()
+        until = time.monotonic() + seconds
+        for thread in _list_job_threads():
+            thread.join(max(until - time.monotonic(), 0))
+
     def remove_old_files(self) -> None:
         """Remove the files of jobs that ended long ago (`AppLimits.keep_s`)."""
         for path in self._folder.glob("job_*"):
@@ -142,14 +162,20 @@ class JobRunner:
 
     def _work(self, form: JobForm, job: _Run) -> None:
         with self._lock:
+            if self._is_closing.is_set():
+                job.updates.put(OmfaError(CLOSED))
+                return
             folder = Path(tempfile.mkdtemp(prefix="job_", dir=self._folder))
             try:
                 with collect_warnings() as notes:
                     result = self._make(form, job, folder / "omfa_job", notes)
                 job.updates.put(result)
             except Cancelled:
-                log.info("a visitor left; their job is ended")
+                closing = self._is_closing.is_set()
+                log.info("%s: a job is ended", CLOSED if closing else "a visitor has left")
                 shutil.rmtree(folder, ignore_errors=True)
+                # a visitor who is still there waits for it
+                job.updates.put(OmfaError(CLOSED))
             except Exception as error:
                 shutil.rmtree(folder, ignore_errors=True)
                 job.updates.put(error)
@@ -166,8 +192,8 @@ class JobRunner:
         try:
             prepared = prepare_task(form.task, row, settings, make_request(form, placed, pose))
         except OmfaError as error:
-            raise OmfaError(name_photos(str(error), placed)) from None
-        notes[:] = [name_photos(note, placed) for note in notes]
+            raise OmfaError(name_photos(str(error), placed, folder)) from None
+        notes[:] = [name_photos(note, placed, folder) for note in notes]
         self._sampler.change_settings(form.sampler)
         pictures: list[tuple[Image, str]] = []
         for place, seed in enumerate(form.seeds):
@@ -179,7 +205,7 @@ class JobRunner:
                 # the reporter holds the job's photos
                 self._sampler.on_preview = None
             pictures += place_results(prepared, results, seed)
-        commands = write_commands(form, folder, placed, pose, self.checkpoint)
+        commands = write_commands(form, folder, placed, pose, self._shown_checkpoint)
         for index, (picture, _) in enumerate(pictures):
             write_image(folder / "results" / f"result_{index:02d}.png", picture)
         (folder / "command.txt").write_text(commands + "\n")
@@ -203,6 +229,15 @@ class JobRunner:
             job.say(JobUpdate(min(share, 1.0), f"step {done} of {steps}", preview))
 
         return report
+
+
+def _list_job_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == JOB_THREAD]
+
+
+def is_a_job_running() -> bool:
+    """Return whether any job of this process is under way, perhaps inside XLA."""
+    return bool(_list_job_threads())
 
 
 class collect_warnings(logging.Handler):

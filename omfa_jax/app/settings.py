@@ -8,12 +8,14 @@ class AppLimits:
     """Limits of the page.
 
     `queue`: people who may wait; the next one is told to come back. `upload_mb`: size of one photo.
+    `uploads`: photos of all visitors within `keep_s`, so that they cannot fill the disk.
     `steps`, `results` and `views` bound the work of one job. Files are removed `keep_s` seconds
     after their job, and all of them when the page ends.
     """
 
     queue: int = 8
     upload_mb: int = 20
+    uploads: int = 500
     steps: int = 100
     results: int = 4
     views: int = 12

@@ -11,6 +11,7 @@ import gradio as gr
 from omfa_jax.app.example_photos import list_examples
 from omfa_jax.app.job_form import AS_IN_PHOTO, OF_ANOTHER, JobForm, find_needed, list_tasks
 from omfa_jax.app.job_runner import JobResult, JobRunner, JobUpdate
+from omfa_jax.app.photo_field import make_photo_field
 from omfa_jax.app.pose_pictures import draw_pose_pictures
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import resize
@@ -53,7 +54,9 @@ def build_page(runner: JobRunner) -> gr.Blocks:
         task = gr.Dropdown(choices, value=first, label="What to do", elem_id="task")
         with gr.Row():
             fields = {
-                name: make_field(name, label, shown=name in find_needed(first, runner.tasks))
+                name: make_photo_field(
+                    name, label, limits.upload_mb, shown=name in find_needed(first, runner.tasks)
+                )
                 for name, label in (
                     ("source", "Who wears the garment"),
                     ("person", "Person"),
@@ -97,7 +100,9 @@ def build_page(runner: JobRunner) -> gr.Blocks:
                     type="numpy",
                 )
                 said = gr.Markdown(f"Pose: **{names[0]}**", visible=False, elem_id="chosen")
-                fields["pose_photo"] = make_field("pose_photo", "Photo with the pose", shown=False)
+                fields["pose_photo"] = make_photo_field(
+                    "pose_photo", "Photo with the pose", limits.upload_mb, shown=False
+                )
             with gr.Column(scale=2, min_width=220):
                 steps = gr.Slider(1, limits.steps, value=20, step=1, label="Steps")
                 guidance = gr.Slider(1, 6, value=2, step=0.1, label="Guidance")
@@ -206,7 +211,15 @@ def build_page(runner: JobRunner) -> gr.Blocks:
             }
 
         given = [task, *fields.values(), pose, chosen, steps, guidance, seed, results, views]
-        go.click(run, given, shown, concurrency_limit=1, show_progress_on=preview)
+        clicked = go.click(run, given, shown, concurrency_limit=1, show_progress_on=preview)
+
+        def say_if_full() -> dict:
+            """Keep on the page what Gradio shows for some seconds: why a click did nothing."""
+            waiting, keep = len(page._queue), {problem: gr.update()}
+            return show_problem(describe_full_queue(waiting)) if waiting >= limits.queue else keep
+
+        # `run` catches what happens within: only a click that never reached it fails
+        clicked.failure(say_if_full, None, shown, queue=False, show_progress="hidden")
     return page
 
 
@@ -215,21 +228,12 @@ KEYS = ("task", "source", "person", "garment", "pose_photo", "pose", "chosen", "
 KEYS += ("guidance", "seed", "results", "views")
 
 
-def make_field(name: str, label: str, *, shown: bool) -> gr.Image:
-    """Return the field of one photo, which hands over the visitor's file as it is."""
-    field = gr.Image(
-        type="filepath",
-        label=label,
-        sources=["upload", "clipboard", "webcam"],
-        height=330,
-        visible=shown,
-        elem_id=name,
-        buttons=[],
+def describe_full_queue(waiting: int) -> str:
+    """Return what a visitor is told whom the queue does not take."""
+    return (
+        f"the queue is full: {waiting} people wait for their pictures. Your photos are kept on this"
+        " page: press the button again in a minute"
     )
-    # Gradio would open it first: it reads fewer kinds, and its errors name none. A subclass would
-    # make it write a stub file beside this one
-    setattr(field, "preprocess", lambda payload: None if payload is None else payload.path)  # noqa: B010
-    return field
 
 
 def make_examples(kind: str, label: str) -> gr.Gallery:

@@ -3,14 +3,18 @@
 import contextlib
 import logging
 import os
+import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omfa_jax.app.settings import AppLimits
+from omfa_jax.app.upload_guard import UploadGuard
 from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.model_loading import TINY_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +22,53 @@ LOOPBACK = "127.0.0.1"
 # Gradio reads these when it is imported
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
 FONTS = ("system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
-TINY = Path(__file__).parents[1] / "assets" / "tiny"
+# how long the page waits for jobs when it is stopped
+END_S = 5.0
+
+
+class Stopped(Exception):
+    """The page was stopped by a signal; `exit_status` is 128 + its number."""
+
+    def __init__(self, number: int):
+        removed = "the visitors' files are removed"
+        super().__init__(f"stopped by {signal.Signals(number).name}; {removed}")
+        self.exit_status = 128 + number
+
+
+def serve_until_stopped(checkpoint: str | None, **options: Any) -> NoReturn:
+    """Serve the page as `serve` does until Ctrl-C or SIGTERM; then raise `Stopped`.
+
+    If a job is still compiling then, the process is left at once with that exit status: a thread
+    that returns from XLA while Python shuts down would abort it (status 134).
+    """
+
+    def stop(number: int, _: object) -> NoReturn:
+        # those who are in a hurry must not interrupt the removal
+        for other in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with serve(checkpoint, **options) as address:
+            log.info("open %s in a browser; Ctrl-C ends it and removes the files", address)
+            while True:
+                threading.Event().wait()
+    except Stopped as stopped:
+        _leave_if_a_job_runs(stopped)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_if_a_job_runs(stopped: Stopped) -> None:
+    from omfa_jax.app.job_runner import is_a_job_running
+
+    if is_a_job_running():
+        with contextlib.suppress(OSError):
+            print(f"omfa app: {stopped}; a job was still under way", file=sys.stderr, flush=True)
+        os._exit(stopped.exit_status)
 
 
 @contextlib.contextmanager
@@ -43,14 +93,17 @@ def serve(
     limits = limits or AppLimits()
     with tempfile.TemporaryDirectory(prefix="omfa_app_", ignore_cleanup_errors=True) as folder:
         os.environ.update(QUIET)
+        # Gradio asks its own server whether it runs: a line each
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         # read by every component that is made from here on
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         from gradio.themes import Soft
+        from starlette.middleware import Middleware
 
         from omfa_jax.app.job_runner import JobRunner
         from omfa_jax.app.web_page import STYLE, build_page
 
-        runner = JobRunner(checkpoint or str(TINY), Path(folder), limits, dtype)
+        runner = JobRunner(checkpoint or TINY_FOLDER, Path(folder), limits, dtype)
         page = build_page(runner)
         # the default theme's fonts come from a font server
         theme: Any = Soft(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
@@ -68,6 +121,7 @@ def serve(
                 ssr_mode=False,
                 enable_monitoring=False,
                 footer_links=[],
+                app_kwargs={"middleware": [Middleware(UploadGuard, limits=limits)]},
             )
         except OSError as error:
             raise OmfaError(
@@ -78,4 +132,5 @@ def serve(
         try:
             yield shared or address
         finally:
+            runner.close(END_S)
             page.close(verbose=False)

@@ -1,12 +1,8 @@
 """`omfa app`: a web page on which two photos become a picture."""
 
 import argparse
-import logging
-import threading
 
 from omfa_jax.cli.flags import int_between, parse_path_text
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C or SIGTERM."""
     from omfa_jax.app.settings import AppLimits
-    from omfa_jax.app.web_server import serve
+    from omfa_jax.app.web_server import serve_until_stopped
 
     limits = AppLimits(
         queue=options.queue,
@@ -49,8 +45,4 @@ def run(options: argparse.Namespace) -> None:
         results=options.max_results,
     )
     where = {"host": options.host, "port": options.port, "share": options.share}
-    with serve(
-        options.checkpoint, **where, limits=limits, dtype=options.dtype, warm=True
-    ) as address:
-        log.info("open %s in a browser; Ctrl-C ends it and removes the visitors' files", address)
-        threading.Event().wait()
+    serve_until_stopped(options.checkpoint, **where, limits=limits, dtype=options.dtype, warm=True)

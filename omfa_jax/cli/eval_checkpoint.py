@@ -114,7 +114,7 @@ def make_request(options: argparse.Namespace) -> Any:
         workers=options.workers,
         limit=options.limit,
         batch_size=options.batch_size,
-        restart=options.restart,
+        overwrite=options.overwrite,
         influence=options.influence or "",
         influence_metric=options.influence_metric,
         truth=options.truth,

@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="evaluate only the first N examples (default: all)",
     )
-    add("--restart", action="store_true", help="delete the images of another run in --out")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="delete the images and scores in --out and start over",
+    )
     add_sampler_flags(parser)
     add(
         # not auto, as in `omfa sample`: scores must not depend on the kind of device

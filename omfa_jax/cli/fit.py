@@ -86,6 +86,7 @@ def run(options: argparse.Namespace) -> None:
             folder,
             batch_size=options.batch_size,
             overwrite=options.overwrite,
+            person_index=options.person_index,
         )
         for note, names in notes.items():
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

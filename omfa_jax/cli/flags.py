@@ -21,6 +21,7 @@ RENAMED_FLAGS: dict[str, dict[str, str]] = {
         "--raw-weights": "--no-ema",
         "--networks": "--metric-weights",
         "--any-weights": "--skip-checksum",
+        "--restart": "--overwrite",
     },
     "data synthesize": {"--layout": "--dataset"},
     "data fit": {"--keypoints": "--dataset"},

@@ -225,15 +225,15 @@ def find_sampled_row(tasks: Sequence[Task], options: argparse.Namespace) -> Task
 
 def read_inputs(options: argparse.Namespace, row: Task) -> tuple["PairInputs", list["PairPicture"]]:
     """Return where the photos are, and the pictures to make of them."""
-    from omfa_jax.data.builders.raw_files import Pair
+    from omfa_jax.data.builders.raw_files import Pair, read_pair_list
     from omfa_jax.sampling.pair_names import drop_garments, name_pictures
-    from omfa_jax.sampling.pairs_sampling import PairInputs, PhotoFolder, read_pair_list
+    from omfa_jax.sampling.pairs_sampling import PairInputs, PhotoFolder
 
     people = PhotoFolder(options.persons, "--persons")
     needs_garment = "garment" not in row.noised
     garments = PhotoFolder(options.garments, "--garments") if needs_garment else None
     if options.pairs:
-        pairs = read_pair_list(options.pairs)
+        pairs = read_pair_list(options.pairs, "--pairs")
         people.require_some([pair.person for pair in pairs], options.pairs)
         if garments is not None:
             garments.require_some([pair.garment for pair in pairs], options.pairs)

@@ -17,7 +17,8 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=parse_path_text,
         metavar="DIR",
-        help="training workdir, one of its steps, or model folder",
+        help="training workdir, one of its steps, model folder, or tiny (the small model that"
+        " comes with the package)",
     )
     parser.add_argument(
         "--no-ema",

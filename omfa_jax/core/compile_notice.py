@@ -56,30 +56,44 @@ def hide_slow_compile_box(after_s: float = FILTER_AFTER_S) -> Iterator[None]:
     Everything else arrives, also what a crash writes last. If no process can be started for it,
     stderr stays as it is.
     """
-    swap = _StderrSwap()
-    timer = threading.Timer(after_s, swap.begin)
+    compilation = object()
+    timer = threading.Timer(after_s, _SWAP.begin, [compilation])
     timer.daemon = True
+    _SWAP.expect(compilation)
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-        swap.end()
+        _SWAP.end(compilation)
 
 
 class _StderrSwap:
-    """Stderr's file descriptor, replaced by a pipe to the filter from `begin` to `end`."""
+    """Stderr's file descriptor, replaced by a pipe to the filter while any compilation is long.
+
+    One for the process: with one for each of two that overlap, the second would give back the pipe
+    of the first.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._has_ended = False
+        self._expected: set[object] = set()
+        self._long: set[object] = set()
         self._kept: int | None = None
         self._filter: subprocess.Popen | None = None
 
-    def begin(self) -> None:
-        """Start the filter; do nothing after `end`."""
+    def expect(self, compilation: object) -> None:
+        """Allow `begin` for a compilation."""
         with self._lock:
-            if self._has_ended:
+            self._expected.add(compilation)
+
+    def begin(self, compilation: object) -> None:
+        """Start the filter if it does not run; do nothing after `end`."""
+        with self._lock:
+            if compilation not in self._expected:
+                return
+            self._long.add(compilation)
+            if self._filter is not None:
                 return
             command = [sys.executable, "-I", "-S", stderr_filter.__file__]
             try:
@@ -97,13 +111,18 @@ class _StderrSwap:
             os.dup2(self._filter.stdin.fileno(), 2)
             self._filter.stdin.close()
 
-    def end(self) -> None:
-        """Give stderr back, and wait until the filter has written the rest."""
+    def end(self, compilation: object) -> None:
+        """After the last one, give stderr back and wait until the filter has written the rest."""
         with self._lock:
-            self._has_ended = True
-            if self._filter is None or self._kept is None:
+            self._expected.discard(compilation)
+            self._long.discard(compilation)
+            if self._long or self._filter is None or self._kept is None:
                 return
             os.dup2(self._kept, 2)
             os.close(self._kept)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._filter.wait(FILTER_CLOSE_S)
+            self._kept = self._filter = None
+
+
+_SWAP = _StderrSwap()

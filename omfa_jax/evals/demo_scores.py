@@ -143,8 +143,8 @@ def make_split_sampler(
 
     def run(split: EvalSplit) -> SplitRun:
         place = folder / split.task
-        # restart: the demo owns its folder and may have been run with other settings
-        claim_folder(place, facts, restart=True)
+        # overwrite: the demo owns its folder and may have been run with other settings
+        claim_folder(place, facts, overwrite=True)
         split.write_ground_truth(place)
         sample = functools.partial(sample_to_folder, sampler, seed=SEED, params=placed)
         made = SplitRun(split, place, SEED, sample)

@@ -1,6 +1,5 @@
 """Strict matching of predictions with ground truth and garment images, by file name."""
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,10 @@ from omfa_jax.core.atomic_files import require_dir, require_file
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.name_lists import has_image_suffix, read_name_list
-from omfa_jax.core.value_rules import MAX_COUNT, format_value
-from omfa_jax.data.builders.raw_files import Pair, find_category_word, read_pairs
+from omfa_jax.core.value_rules import format_value
+from omfa_jax.data.builders.raw_files import find_category_word, read_pair_list
 
 MAX_NAMES_SHOWN = 3
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,29 +85,6 @@ def list_images(folder: Path, what: str, flag: str) -> dict[str, Path]:
     return found
 
 
-def read_pair_lines(path: Path, flag: str) -> list[Pair]:
-    """Return the lines of a pairs file; OmfaError naming the first line that is not a pair."""
-    faults: list[str] = []
-    notes: list[str] = []
-    try:
-        file = require_file(path, "pairs file", flag)
-        pairs = list(read_pairs(file, faults, notes=notes, max_faults=MAX_COUNT))
-    except OSError as error:
-        raise OmfaError(f"{path}: cannot be read: {error}; change {flag}") from None
-    for note in notes:
-        log.info("%s", note)
-    if faults:
-        more = f" (and {len(faults) - 1} more such lines)" if len(faults) > 1 else ""
-        raise OmfaError(f"{faults[0]}{more}; change {flag}")
-    if not pairs:
-        raise OmfaError(f"{path}: the file has no pairs; change {flag}")
-    lines = [(pair.person, pair.garment) for pair in pairs]
-    if len(set(lines)) < len(lines):
-        twice = next(line for number, line in enumerate(lines) if line in lines[:number])
-        raise OmfaError(f"{path}: the line {' '.join(twice)!r} occurs twice; change {flag}")
-    return pairs
-
-
 def read_categories(path: Path) -> dict[str, str]:
     """Return {name without suffix: category} of a file with "name category" lines."""
     found: dict[str, str] = {}
@@ -160,7 +134,7 @@ def match_files(
     by_name = read_categories(categories) if categories else {}
     lines = [(name, name, "") for name in truths]
     if pairs:
-        read = read_pair_lines(pairs, "--pairs")
+        read = read_pair_list(pairs, "--pairs")
         lines = [(Path(p.person).stem, Path(p.garment).stem, p.category) for p in read]
     made: dict[str, Match] = {}
     for person, garment_name, line_category in lines:

@@ -34,7 +34,7 @@ RUN_FILE = "run.json"
 # besides hidden files, what a folder may hold before it is claimed: the hosts' markers, a loss
 ALLOWED_BEFORE = ("joining", "loss.json")
 IMAGES = (*COMPONENTS, "pose")
-# what an evaluation writes: image folders and files; --restart deletes nothing else
+# what an evaluation writes: image folders and files; --overwrite deletes nothing else
 PAIRS_FILE = "pairs.txt"
 FOLDERS = ("pred", "gt", "garments", "other_*", "truth_*")
 FILES = (RUN_FILE, PAIRS_FILE, "scores.json", "loss.json", "other_*.json")
@@ -113,10 +113,10 @@ def _write(work: SamplingJob, place: int, image: np.ndarray) -> int:
     return 1
 
 
-def claim_folder(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
+def claim_folder(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> None:
     """Claim `folder` for the run that `facts` describe, or resume that run.
 
-    For the folder of another run, raise an OmfaError that names what differs, or with `restart`
+    For the folder of another run, raise an OmfaError that names what differs, or with `overwrite`
     delete that run's images and scores. Images without a RUN_FILE are never touched.
     """
     path = folder / RUN_FILE
@@ -133,12 +133,12 @@ def claim_folder(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> No
         except ValueError:
             before = {"run.json": "damaged"}
         changes = describe_changes(before, facts)
-        if changes and not restart:
+        if changes and not overwrite:
             raise OmfaError(
                 f"{folder} holds images of another run ({changes}); give another folder to"
-                " --out, or --restart to delete them and start over"
+                " --out, or --overwrite to delete them and start over"
             )
-        if restart:
+        if overwrite:
             _clear(folder)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(dict(facts), indent=1) + "\n")

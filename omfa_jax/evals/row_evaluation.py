@@ -89,7 +89,7 @@ def evaluate_row(
     def prepare() -> None:
         for name, split in splits.items():
             folder = require_writable_dir(out / name, "--out")
-            claim_folder(folder, facts, restart=request.restart)
+            claim_folder(folder, facts, overwrite=request.overwrite)
             split.write_ground_truth(folder)
 
     # process 0 creates the folders that the others write into

@@ -53,7 +53,7 @@ class SplitRequest:
     workers: int
     limit: int | None = None
     batch_size: int = 0
-    restart: bool = False
+    overwrite: bool = False
     influence: str = ""
     influence_metric: str = "psnr"
     truth: Path | None = None
@@ -96,7 +96,7 @@ def evaluate_split(
     }
 
     def prepare() -> None:
-        claim_folder(out, facts, restart=request.restart)
+        claim_folder(out, facts, overwrite=request.overwrite)
         split.write_ground_truth(out)
 
     run_on_main_process(prepare)

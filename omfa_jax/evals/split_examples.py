@@ -125,7 +125,7 @@ class EvalSplit:
         Images are the encoded bytes of the records; existing files are kept. try_off has no
         garments/, because its garments are the ground truth.
         """
-        # pairs.txt comes first: --restart deletes only the images that it names
+        # pairs.txt comes first: --overwrite deletes only the images that it names
         lines = [
             format_list_line(f"{e.name}.png", f"{e.garment}.png", e.category) for e in self.examples
         ]

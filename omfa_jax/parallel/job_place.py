@@ -30,6 +30,8 @@ MPI = {
 }
 # the job's own names, from which processes of one host derive the same port
 MPI_JOBS = ("PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri", "PMI_JOBID", "PALS_APID", "SLURM_JOB_ID")
+# what torchrun sets beside WORLD_SIZE; its imitations leave some out
+TORCH_PLACES = ("RANK", "LOCAL_RANK", "MASTER_ADDR")
 PORTS = range(61440, 65536)
 _ADDRESS = re.compile(r"[^/\s]*[^/\s:\]]\]?:\d{1,5}")
 
@@ -224,13 +226,16 @@ def _refuse_half_mpi(read: _Reader) -> None:
 
 def _refuse_torchrun(read: _Reader) -> None:
     """Raise for what other launchers set and this package does not read."""
-    if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(read.environment):
+    # WORLD_SIZE alone is often left over in the environment of a job script
+    if read.environment.get("WORLD_SIZE") and any(map(read.environment.get, TORCH_PLACES)):
         count = read.number("WORLD_SIZE")
+        host = "$MASTER_ADDR" if read.environment.get("MASTER_ADDR") else "HOST"
         if count > 1:
             raise OmfaError(
                 f"torchrun (or a PyTorchJob) started {count} processes, which JAX does not read:"
-                f" set {ADDRESS}=$MASTER_ADDR:PORT (a free port), {COUNT}=$WORLD_SIZE and"
-                f" {INDEX}=$RANK, or start with launch/local.sh"
+                f" set {ADDRESS}={host}:PORT (of process 0, a free port), {COUNT}=$WORLD_SIZE and"
+                f" {INDEX}=$RANK, or start with launch/local.sh (or unset WORLD_SIZE to run one"
+                " process)"
             )
     for name in ("PMIX_RANK", "PMI_RANK"):
         if read.environment.get(name) and "SLURM_PROCID" not in read.environment:

@@ -24,8 +24,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.images import write_image
 from omfa_jax.core.tasks import Task
-from omfa_jax.core.value_rules import MAX_COUNT
-from omfa_jax.data.builders.raw_files import Pair, list_files_by_stem, read_pairs
+from omfa_jax.data.builders.raw_files import list_files_by_stem
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.sampling.grouped_sampling import (
     ROWS_PER_GROUP,
@@ -38,6 +37,7 @@ from omfa_jax.sampling.pairs_folder import DONE, FAILED, PairsFolder
 from omfa_jax.sampling.person_inputs import PersonInputs
 from omfa_jax.sampling.photo_files import PersonFiles, find_files_beside, list_files
 from omfa_jax.sampling.picture_notes import collect_notes, divert_logs
+from omfa_jax.sampling.pose_sources import FITTED
 from omfa_jax.sampling.prepared_tasks import SampleRequest, read_row
 from omfa_jax.sampling.sampler import Sampler
 
@@ -45,24 +45,6 @@ log = logging.getLogger(__name__)
 
 # between lines of the log where there is no terminal for a progress bar
 REPORT_S = 60.0
-
-
-def read_pair_list(path: Path) -> list[Pair]:
-    """Return the pairs of a list, each once; OmfaError naming the first line that is none."""
-    faults: list[str] = []
-    notes: list[str] = []
-    found = list(read_pairs(path, faults, notes=notes, max_faults=MAX_COUNT))
-    for note in notes:
-        log.info("%s", note)
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise OmfaError(f"--pairs: {faults[0]}{more}; mend the list")
-    if not found:
-        raise OmfaError(f"--pairs {path}: the list is empty")
-    pairs = list(dict.fromkeys(Pair(pair.person, pair.garment) for pair in found))
-    if len(pairs) < len(found):
-        log.warning("%s: %d pairs occur twice; sampled once", path, len(found) - len(pairs))
-    return pairs
 
 
 class PhotoFolder:
@@ -130,6 +112,7 @@ class PairInputs:
     ) -> tuple[SampledInputs, PersonInputs, dict[str, str]]:
         """Return a pair's inputs for `grouped_sampling`, the person, and the files that were read.
 
+        Of a body that was fitted here, "body" says to what.
         Raises OmfaError if one is missing, damaged, or does not show a face where the task needs
         one.
         """
@@ -148,6 +131,8 @@ class PairInputs:
         pasted = "person" in self.row.noised and me.frame is not None and me.frame.crop is not None
         kept = PersonInputs(me.photo if pasted else None, None, None, None, me.frame)
         read = list_files(files) | ({"garment": str(shop)} if shop else {})
+        if me.body is not None and me.body.source == FITTED:
+            read["body"] = "fitted to the " + ("keypoints" if "keypoints" in read else "photo")
         return inputs, kept, read
 
 
@@ -203,6 +188,7 @@ def sample_pairs(
         if notes:
             said["notes"] = notes
             progress.notes.append(f"{name}: {notes[0]}")
+        progress.fitted += "body" in read
         folder.append(place, DONE, **said)
         for component, image in placed.items():
             write_image(folder.get_path(name, component), image)
@@ -234,6 +220,7 @@ class Progress:
         self._from = self._told = self._last = self._started
         self._lock = threading.Lock()
         self.notes: list[str] = []
+        self.fitted = 0
 
     def __enter__(self) -> "Progress":
         self._bar = tqdm(total=self._total, unit="picture", desc="compiling", disable=None)
@@ -281,6 +268,11 @@ class Progress:
             "%d pictures, %.2f pictures/s on %d x %s (%s; compiling and the first round: %.1f s)",
             *(self._done, self.rate, devices, jax.local_devices()[0].device_kind, what, first),
         )
+        if self.fitted:
+            log.info(
+                "%d of them had no body beside the photo: fitted here, as pairs.json says",
+                self.fitted,
+            )
         if self.notes:
             log.warning(
                 "%d pictures have notes in pairs.json; the first: %s",

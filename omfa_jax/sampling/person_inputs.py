@@ -141,6 +141,12 @@ def read_person(
             advice = _advise(files, lacks_face and face_use == "required", needs_own)
             landmarks = find_photo_person(photo, files.name, needed=advice)
             rows = None if landmarks is None else make_photo_rows(landmarks)
+    # before a body is fitted, which takes longer
+    face = None
+    if files.face is not None and face_use != "unused":
+        face = read_image_like(files.face, f"face ({files.prefix}face)")
+    elif photo is not None and face_use != "unused":
+        face = find_face(files, photo, rows, required=face_use == "required")
     source = _find_pose(slots, own_files, photo, rows, landmarks, smplx_model)
     if needs_own:
         source = pose_own_body(slots.sizes["person"], files, kind == "name", source, smplx_model)
@@ -151,11 +157,6 @@ def read_person(
                 f" {files.pose or 'no body'}: an image cannot be turned"
             )
         source = source.turn(views)
-    face = None
-    if files.face is not None and face_use != "unused":
-        face = read_image_like(files.face, f"face ({files.prefix}face)")
-    elif photo is not None and face_use != "unused":
-        face = find_face(files, photo, rows, required=face_use == "required")
     shown, placed = _choose_frames(slots, files, photo, source, rows, crop, as_input)
     drawn = None
     # a pose always says where the person is

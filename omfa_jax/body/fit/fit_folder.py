@@ -57,24 +57,31 @@ def fit_folder(
     *,
     batch_size: int = 16,
     overwrite: bool = False,
+    person_index: int | None = None,
 ) -> FitFolderReport:
     """Write folder/smplx/NAME.npz for every photo whose fit is accepted, and fit_report.json.
 
     The report has one entry per photo: FitReport's fields, or the reason why the keypoints could
     not be read. Photos in the report are skipped and body files of other origin are kept;
-    `overwrite` fits all photos again. Raises OmfaError if the report is damaged, the folder is not
-    writable, or another process is fitting it.
+    `overwrite` fits all photos again. `person_index` is noted in the report: photos that were
+    fitted with another are kept with a warning. Raises OmfaError if the report is damaged, the
+    folder is not writable, or another process is fitting it.
     """
     if batch_size < 1:
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
     folder = Path(folder)
     require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
     with exclusive_lock(folder):
-        return _fit_folder(fitter, photos, folder, batch_size, overwrite)
+        return _fit_folder(fitter, photos, folder, batch_size, overwrite, person_index)
 
 
 def _fit_folder(
-    fitter: Fitter, photos: Sequence[PhotoEntry], folder: Path, batch_size: int, overwrite: bool
+    fitter: Fitter,
+    photos: Sequence[PhotoEntry],
+    folder: Path,
+    batch_size: int,
+    overwrite: bool,
+    person_index: int | None,
 ) -> FitFolderReport:
     started = time.perf_counter()
     bodies = folder / "smplx"
@@ -85,6 +92,7 @@ def _fit_folder(
         (folder / REPORT_FILE).unlink(missing_ok=True)
     entries = _read_report(folder / REPORT_FILE)
     due = [p for p in photos if overwrite or not _is_done(p[0], bodies, entries)]
+    _warn_of_other_people({name for name, _ in photos} - {n for n, _ in due}, entries, person_index)
     fitted, saved = 0, time.perf_counter()
     with tqdm(total=len(photos), initial=len(photos) - len(due), unit="photo", desc="fit") as bar:
         for name, result in _fit_all(fitter, due, batch_size):
@@ -93,6 +101,8 @@ def _fit_folder(
                 entries[name] = {"accepted": False, "reason": result}
             else:
                 entries[name] = result.report.as_dict()
+            if person_index is not None:
+                entries[name]["person_index"] = person_index
             if isinstance(result, FitResult) and result.report.accepted:
                 save_body(path, result.params, result.camera, source=FIT_SOURCE)
                 fitted += 1
@@ -154,6 +164,30 @@ def _is_done(name: str, bodies: Path, entries: dict[str, dict[str, Any]]) -> boo
     if not path.exists():
         return name in entries and not entries[name]["accepted"]
     return name in entries or str(read_npz(path, "body file").get("source", "")) != FIT_SOURCE
+
+
+def _warn_of_other_people(
+    kept: set[str], entries: dict[str, dict[str, Any]], person_index: int | None
+) -> None:
+    """Say which photos keep the fit of a person that this run does not ask for."""
+    others = sorted(
+        name for name in kept & set(entries) if entries[name].get("person_index") != person_index
+    )
+    if others:
+        found = {entries[name].get("person_index") for name in others}
+        had, wanted = (
+            " and ".join(
+                sorted(
+                    "the largest person" if i is None else f"--person-index {i}" for i in indices
+                )
+            )
+            for indices in (found, {person_index})
+        )
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        log.warning(
+            "%d photos (%s) keep an earlier result, for %s; --overwrite fits them again, for %s",
+            *(len(others), shown, had, wanted),
+        )
 
 
 def _delete_fitted(path: Path) -> None:

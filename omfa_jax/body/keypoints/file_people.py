@@ -23,7 +23,7 @@ DRESSCODE_FRAME_PX = (384, 512)
 
 @dataclass(frozen=True)
 class FilePerson:
-    """A person as a file has it: BODY_25 rows (x, y, confidence), in the file's own unit.
+    """A person as a file has it: BODY_25 rows (x, y, confidence), in the file's own units.
 
     `frame_px`: the (width, height) that the coordinates refer to, None if the file does not say.
     `is_stretched`: the frame was filled whatever the photo's aspect. `image`: the photo's name in

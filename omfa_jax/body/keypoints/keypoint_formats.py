@@ -58,10 +58,14 @@ def list_people(document: Any, photo: str) -> list[FilePerson]:
         return people
     chosen = [person for person in people if photo and _get_stem(person.image) == photo]
     if not chosen:
-        wanted = f"none of them of {photo}" if photo else "not those of one"
+        if any(person.image for person in people):
+            wanted = f"none of them of {photo or 'this photo'}; call the photo as the file does, or"
+        else:
+            wanted = "none with the name of its photo; keep the frame of this photo alone, add"
+            wanted += " names as image_id, or"
         raise OmfaError(
-            f"expected the keypoints of one photo, found those of {len(groups)}, {wanted};"
-            " write a file per photo"
+            f"expected the keypoints of one photo, found those of {len(groups)}, {wanted} write a"
+            " file per photo"
         )
     return chosen
 

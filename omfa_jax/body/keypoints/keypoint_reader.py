@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from omfa_jax.body.keypoints.file_people import FilePerson
-from omfa_jax.body.keypoints.joint_orders import MIN_CONFIDENCE
+from omfa_jax.body.keypoints.joint_orders import BODY_25, MIN_CONFIDENCE
 from omfa_jax.body.keypoints.keypoint_formats import list_people
 from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
@@ -23,6 +23,13 @@ CANVAS_STEP_PX = 64
 MAX_FRACTION, MIN_SMALL_SHARE = 2.0, 0.75
 # OpenPose's --keypoint_scale 4 writes -1..1, where a person has many points below 0
 MIN_NEGATIVE_SHARE = 0.25
+# Percent of the photo's sides: no point is beyond these values, and read so the person is the
+# photo's subject, near the middle, half of its height, down to its lower quarter, with the hips.
+# Read as pixels, the person would stand in the upper left corner; in photos of less than
+# MIN_SIDE_PX the two cannot be told apart.
+PERCENT_RANGE, MIN_SIDE_PX = (-5.0, 105.0), 150
+PERCENT_MIDDLE, MIN_PERCENT_HEIGHT, MIN_PERCENT_BOTTOM = (20.0, 80.0), 50.0, 75.0
+HIP_ROWS = [BODY_25.index(name) for name in ("mid_hip", "right_hip", "left_hip")]
 # Detectors put points of cropped limbs a few percent beyond the edge. Top-down ones may go farther,
 # but then with a low confidence: DWPose itself drops points below 0.3.
 FAR_OUTSIDE, FAR_CONFIDENCE = 0.1, 0.3
@@ -36,6 +43,14 @@ OTHER_PHOTO = "keypoints that name another photo; used"
 # photo is rarely framed so.
 SMALLER = "keypoints in the upper left quarter of the photo only: of a smaller photo? used"
 MIN_POINTS_OF_SMALLER = 8
+# Scores above 1 differ by a larger factor between a face and a foot. Depths in metres do not: a
+# person is less than a metre deep, and two or more away from the camera.
+MAX_DEPTH_RATIO = 1.6
+DEPTHS = "keypoints whose third numbers are all above 1 and alike: depths? used as confidences of 1"
+PERCENT = (
+    "keypoints from 0 to 100: used as percent of the photo's sides (if they are pixels, write"
+    " canvas_width and canvas_height, the photo's size, into the file)"
+)
 NO_PERSON = "no person in the keypoints"
 SEVERAL = "people in the keypoints; the largest is used (--person-index chooses)"
 
@@ -94,7 +109,7 @@ def read_keypoints(
     name = PurePath(photo).stem
     try:
         people = list_people(_parse(Path(path)), name)
-        shown = _scale(people, size_px)
+        shown, are_percent = _scale(people, size_px)
         index, notes = _choose(shown, size_px, person_index)
         require_photo_size(shown[index], size_px)
     except KeypointsError as error:
@@ -108,8 +123,14 @@ def read_keypoints(
         notes.append(OTHER_PHOTO)
     if _is_in_corner(np.concatenate(shown), size_px):
         notes.append(SMALLER)
+    seen = shown[index][shown[index][:, 2] > 0, 2]
+    if seen.min() > 1 and seen.max() <= MAX_DEPTH_RATIO * seen.min():
+        notes.append(DEPTHS)
+    if are_percent:
+        notes.append(PERCENT)
     far = _find_far(shown[index], size_px)
-    return PhotoKeypoints(np.where(far[:, None], 0.0, shown[index]), tuple(notes))
+    rows = np.where(far[:, None], 0.0, shown[index])
+    return PhotoKeypoints(np.minimum(rows, [np.inf, np.inf, 1]), tuple(notes))
 
 
 def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> None:
@@ -160,8 +181,11 @@ def _parse(path: Path) -> Any:
 
 def _scale(
     people: Sequence[FilePerson], size_px: tuple[int, int]
-) -> list[Float[np.ndarray, "25 3"]]:
-    """Return each person's rows in pixels of the photo; OtherAspectError if the frame differs."""
+) -> tuple[list[Float[np.ndarray, "25 3"]], bool]:
+    """Return each person's rows in pixels of the photo, and whether the file has percent.
+
+    Raises OtherAspectError if the frame differs.
+    """
     size = np.array(size_px, float)
     seen = [person.rows[person.rows[:, 2] >= MIN_CONFIDENCE, :2] for person in people]
     places = np.concatenate([*seen, np.zeros((0, 2))])
@@ -169,6 +193,7 @@ def _scale(
     are_fractions = len(places) > 0 and bool(small.mean() >= MIN_SMALL_SHARE)
     if are_fractions and (places < 0).any(axis=1).mean() > MIN_NEGATIVE_SHARE:
         raise OmfaError("expected coordinates in pixels or from 0 to 1, found -1 to 1")
+    are_percent = not are_fractions and _are_percent(people, size_px)
     found = []
     for person in people:
         factors = np.ones(3)
@@ -176,10 +201,32 @@ def _scale(
             _require_aspect(person.frame_px, size_px)
         if are_fractions:
             factors[:2] = size
+        elif are_percent:
+            factors[:2] = size / 100
         elif person.frame_px is not None:
             factors[:2] = size / person.frame_px
         found.append(person.rows * factors)
-    return found
+    return found, are_percent
+
+
+def _are_percent(people: Sequence[FilePerson], size_px: tuple[int, int]) -> bool:
+    """Whether the points are percent of the photo's sides, and not pixels of a corner of it."""
+    if min(size_px) < MIN_SIDE_PX or any(person.frame_px is not None for person in people):
+        return False
+    rows = np.concatenate([*(person.rows for person in people), np.zeros((0, 3))])
+    places = rows[rows[:, 2] >= MIN_CONFIDENCE, :2]
+    (least, most), (left, right) = PERCENT_RANGE, PERCENT_MIDDLE
+    if not len(places) or places.min() < least or places.max() > most:
+        return False
+    for person in people:
+        seen = person.rows[:, 2] >= MIN_CONFIDENCE
+        if seen.sum() < MIN_POINTS_OF_SMALLER or not seen[HIP_ROWS].any():
+            continue
+        first, last = (edge(person.rows[seen, :2], axis=0) for edge in (np.min, np.max))
+        is_tall = last[1] - first[1] >= MIN_PERCENT_HEIGHT and last[1] >= MIN_PERCENT_BOTTOM
+        if is_tall and left <= (first[0] + last[0]) / 2 <= right:
+            return True
+    return False
 
 
 def _require_aspect(frame_px: tuple[float, float], size_px: tuple[int, int]) -> None:

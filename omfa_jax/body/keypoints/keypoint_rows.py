@@ -11,6 +11,8 @@ from omfa_jax.core.errors import OmfaError
 
 # SimCC heads score up to about 10; larger numbers are pixels or depths
 MAX_CONFIDENCE = 20.0
+# a score of SimCC may be a little below 0, a depth of MediaPipe is often far below it
+MIN_SCORE = -0.1
 # larger ones would overflow in squares
 MAX_COORDINATE = 1e9
 CONFIDENCE_KEYS = ("score", "confidence", "visibility", "visible")
@@ -35,6 +37,7 @@ def read_named_rows(points: Any, scores: Any = None) -> NamedRows:
 def read_rows(points: Any, scores: Any, counts: tuple[int, ...]) -> Float[np.ndarray, "k 3"]:
     """Return (x, y, confidence) rows; OmfaError unless their number is one of `counts`.
 
+    Confidences are 0 or more: above 1 they are what the file has.
     Missing points, which tools write as (0, 0), (-1, -1) or null, have confidence 0. Without
     confidences, the others have 1.
     """
@@ -119,10 +122,20 @@ def _clean(
     if confidences is None or np.isnan(confidences).all():
         confidences = np.ones(len(places))
     trust = np.where(np.isfinite(confidences), confidences, 0.0)
-    if trust.max(initial=0) > MAX_CONFIDENCE:
-        raise OmfaError(f"expected confidences from 0 to 1, found {trust.max():.6g}")
+    _require_confidences(trust[~absent])
     if trust.max(initial=0) == COCO_VISIBLE and np.isin(trust, (0, 1, COCO_VISIBLE)).all():
         trust = trust / COCO_VISIBLE
-    rows = np.concatenate([places, np.clip(trust, 0, 1)[:, None]], axis=1)
+    rows = np.concatenate([places, np.maximum(trust, 0)[:, None]], axis=1)
     rows = np.where(absent[:, None], 0.0, rows)
     return np.clip(rows, -MAX_COORDINATE, MAX_COORDINATE)
+
+
+def _require_confidences(values: Float[np.ndarray, "k"]) -> None:
+    """Raise an OmfaError if the confidences of found points are pixels or depths."""
+    least, most = values.min(initial=0), values.max(initial=0)
+    if most > MAX_CONFIDENCE or least < MIN_SCORE:
+        found = f"{most:.6g}" if least >= 0 else f"{least:.6g} to {most:.6g}"
+        raise OmfaError(
+            f"expected confidences from 0 to 1, found {found}: depths? write rows of x, y,"
+            " confidence, or of x, y"
+        )

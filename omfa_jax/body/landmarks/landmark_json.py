@@ -7,8 +7,8 @@
                  "visibility": [...], "presence": [...], "world_m": [[x, y, z], ...]}, ...]}
 
 Lists have 33 entries, in the order of LANDMARK_NAMES; people are the largest first. x and y are
-pixels of the upright photo, the confidence is the smaller of visibility and presence, and world_m
-is as in `PersonLandmarks`. The mask is not stored.
+pixels of the upright photo, and world_m is as in `PersonLandmarks`. The confidence is the smaller
+of visibility and presence, or 0 for the face of somebody who looks away. The mask is not stored.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from omfa_jax.body.landmarks.person_landmarks import PersonLandmarks
+from omfa_jax.body.landmarks.person_landmarks import FACE_LANDMARKS, PersonLandmarks
 
 FORMAT, VERSION = "omfa_landmarks", 1
 # of a file; the format is its first key
@@ -51,7 +51,11 @@ def is_landmark_file(path: Path) -> bool:
 
 def _make_person(person: PersonLandmarks) -> dict[str, Any]:
     places = np.round(person.points_px, PX_DIGITS).tolist()
-    confidences = np.round(person.confidence, SHARE_DIGITS).tolist()
+    sure = person.confidence.copy()
+    if person.looks_away:
+        # so that nobody takes the back of the head for a face
+        sure[FACE_LANDMARKS] = 0
+    confidences = np.round(sure, SHARE_DIGITS).tolist()
     return {
         "score": round(person.score, SHARE_DIGITS),
         "box_px": [round(value, PX_DIGITS) for value in person.box_px],

@@ -12,10 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from omfa_jax.body.keypoints.keypoint_reader import (
+    DEPTHS,
     NO_PERSON,
     OTHER_ASPECT,
     OTHER_PHOTO,
     OTHER_SIZE,
+    PERCENT,
     SEVERAL,
     SMALLER,
 )
@@ -63,6 +65,8 @@ WITHIN = {
     SEVERAL: "several_people",
     OTHER_PHOTO: "keypoints",
     SMALLER: "keypoints",
+    PERCENT: "keypoints",
+    DEPTHS: "keypoints",
 }
 
 

@@ -1,6 +1,7 @@
 """Read the files of a raw data set: images as bytes, label maps, lists of pairs."""
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +13,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from omfa_jax.core import images
+from omfa_jax.core.atomic_files import require_file
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.name_lists import ListLine, read_name_list
 from omfa_jax.core.srgb import is_converted
-from omfa_jax.core.value_rules import format_value
+from omfa_jax.core.value_rules import MAX_COUNT, format_value
 from omfa_jax.data.builders.label_sets import Category, LabelSet
+
+log = logging.getLogger(__name__)
 
 # relative; rounding the sides of a scaled-down map to whole pixels changes the ratio by less
 MAX_ASPECT_ERROR = 0.02
@@ -171,6 +175,45 @@ def list_pairs(path: Path, warnings: list[str]) -> list[Pair]:
     if not pairs:
         found.append(f"{path.name}: the list is empty")
     warnings += found
+    return pairs
+
+
+def read_pair_list(path: Path, flag: str) -> list[Pair]:
+    """Return the pairs of the list of `omfa sample` and `omfa eval`, each once.
+
+    A line that occurs twice is used once, with a warning. Raises an OmfaError that names the first
+    line that is no pair, and a pair with two categories; `flag` is where the list was given.
+    """
+    faults: list[str] = []
+    notes: list[str] = []
+    try:
+        file = require_file(path, "pairs file", flag)
+        found = list(read_pairs(file, faults, notes=notes, max_faults=MAX_COUNT))
+    except OSError as error:
+        raise OmfaError(f"{path}: cannot be read: {error}; change {flag}") from None
+    for note in notes:
+        log.info("%s", note)
+    if faults:
+        more = f" (and {len(faults) - 1} more such lines)" if len(faults) > 1 else ""
+        raise OmfaError(f"{faults[0]}{more}; mend the list, or change {flag}")
+    if not found:
+        raise OmfaError(f"{path}: the file has no pairs; change {flag}")
+    pairs = list(dict.fromkeys(found))
+    categories: dict[tuple[str, str], Pair] = {}
+    for pair in pairs:
+        other = categories.setdefault((pair.person, pair.garment), pair)
+        if other is not pair:
+            words = " and ".join(one.category or "none" for one in (other, pair))
+            raise OmfaError(
+                f"{path}: the pair {pair.person} {pair.garment} occurs twice, with two categories:"
+                f" {words}; mend the list, or change {flag}"
+            )
+    if len(pairs) < len(found):
+        twice = next(pair for number, pair in enumerate(found) if pair in found[:number])
+        log.warning(
+            "%s: %d lines occur twice (such as %s %s); used once",
+            *(path, len(found) - len(pairs), twice.person, twice.garment),
+        )
     return pairs
 
 

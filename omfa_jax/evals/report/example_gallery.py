@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.images import read_rgb, resize
-from omfa_jax.evals.file_matching import read_pair_lines
+from omfa_jax.data.builders.raw_files import read_pair_list
 from omfa_jax.evals.report.html_page import Figure
 from omfa_jax.evals.scores_file import Scores
 
@@ -136,7 +136,7 @@ class ExampleImages:
         for path in (Path(file), self.beside / file):
             if path.is_file():
                 try:
-                    rows = read_pair_lines(path, "the pairs file")
+                    rows = read_pair_list(path, "the pairs file")
                 except OmfaError as error:
                     self.notes.append(f"{self.scores.method}: {error}")
                     return []
