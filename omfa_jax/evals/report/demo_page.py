@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.images import write_image
+from omfa_jax.evals.demo_photo import FOUND, KNOWN, OTHER, PHOTO_ALONE
 from omfa_jax.evals.report.example_gallery import GallerySettings
 from omfa_jax.evals.report.html_page import HtmlPage
 from omfa_jax.evals.report.report_page import add_report_sections
@@ -14,11 +15,14 @@ from omfa_jax.sampling.image_sheet import draw_sheet
 CELL_PX = (128, 96)
 
 NEXT_COMMANDS = """export PATH=.venv/bin:$PATH
-# put a garment on a person; use your own images here (any format that Pillow reads)
+# put a garment on a person: two pictures are enough; use your own (any format that Pillow reads)
 omfa sample --checkpoint {workdir}/train --task try_on --out {workdir}/mine \\
-    --garment {workdir}/world/test/cloth/90003_00.jpg \\
-    --person {workdir}/world/test/image/90001_00.jpg \\
-    --pose {workdir}/world/test/smplx/90001_00.npz
+    --garment {workdir}/world/test/cloth/90001_00.jpg --person {workdir}/photo_alone/90000_00.jpg
+
+# the same in a pose of the library, or in that of another photo or of a body (.npz)
+omfa sample --checkpoint {workdir}/train --task try_on --out {workdir}/posed \\
+    --garment {workdir}/world/test/cloth/90001_00.jpg --person {workdir}/photo_alone/90000_00.jpg \\
+    --pose hands_on_hips
 
 # take a garment off
 omfa sample --checkpoint {workdir}/train --task try_off --out {workdir}/mine \\
@@ -65,6 +69,8 @@ def write_report(
     )
     for index, (title, columns) in enumerate(sheets.items()):
         page.add_heading(title)
+        if title == PHOTO_ALONE:
+            add_photo_alone(page, scores["photo_alone"])
         sheet = draw_sheet(columns, *CELL_PX)
         name = f"{index + 1}_{title.split(':')[0].lower().replace(' ', '_')}.png"
         write_image(workdir / "sheets" / name, sheet)
@@ -97,6 +103,32 @@ def write_report(
     page.add_heading("Next")
     page.add_commands(NEXT_COMMANDS.format(workdir=format_path(workdir)))
     page.write(workdir / "report.html")
+
+
+def add_photo_alone(page: HtmlPage, found: dict[str, Any]) -> None:
+    """Add what was made from a photo alone: the loss against the known pose, or why nothing was."""
+    width, height = found["photo_px"]
+    page.add_text(
+        f"Given are two pictures and nothing else: a photo of a held-out person ({width}x{height}"
+        " px) and a garment that they never wore, as `omfa sample --task try_on --garment GARMENT"
+        " --person PHOTO` takes yours (see Next). Face, body and pose are found in the photo."
+    )
+    if "reason" in found:
+        page.add_warnings("Nothing was made of this photo", [found["reason"]])
+        return
+    rows, loss = found["psnr_db"], found["loss_db"]
+    page.add_table(
+        ("pose", "PSNR over the person (dB)", "over the whole image (dB)"),
+        [(name, rows[name]["person"], rows[name]["whole"]) for name in (FOUND, KNOWN, OTHER)],
+    )
+    result = f"{loss:.2f} dB are lost" if loss >= 0 else f"{-loss:.2f} dB are won, by chance,"
+    page.add_text(
+        f"Over the person, {result} against the pose that the world knows of its person; another"
+        f" person's pose loses {rows[KNOWN]['person'] - rows[OTHER]['person']:.2f} dB. All three"
+        " pictures have the same garment, the face that was found, and the same noise, and are"
+        " scored against the person rendered in this garment (truth). One person says little:"
+        " bench/photo_influence.py measures many."
+    )
 
 
 def add_evaluation(page: HtmlPage, folder: Path) -> None:
