@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.images import from_signed, read_rgb, to_signed
+from omfa_jax.core.images import from_signed, read_rgb, to_signed, write_image
 from omfa_jax.evals.demo_columns import SEED, Columns
 from omfa_jax.evals.exact_truth import ExactTruth, TruthAnswer
 from omfa_jax.evals.influence import sample_derangement
@@ -19,9 +20,14 @@ from omfa_jax.sampling.image_inputs import SlotFitter
 from omfa_jax.sampling.person_inputs import load_person
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.sampling.task_functions import try_on
+from omfa_jax.synthetic.world import World
+from omfa_jax.synthetic.world_folder import FINISHED_FILE
 
 log = logging.getLogger(__name__)
 
+# The photo has this many times the size of the model's images, about that of a real one. In the
+# latter one body in twelve is not found: a hand has 5 px.
+LARGER = 8
 # the section of the report
 PHOTO_ALONE = "From a photo alone: no keypoints, no body"
 FOUND, KNOWN, OTHER = "found in the photo", "known", "another person's"
@@ -43,15 +49,19 @@ class PhotoCase:
     answer: TruthAnswer
 
 
-def make_photo_case(split: EvalSplit, truth: ExactTruth, folder: Path) -> PhotoCase:
-    """Return the first person of a split with a garment that they never wore.
+def make_photo_case(split: EvalSplit, raw: Path, truth: ExactTruth, folder: Path) -> PhotoCase:
+    """Return the first person of a synthetic split with a garment that they never wore.
 
-    The photo is copied to `folder`, away from its keypoints, parse map and body.
+    Their photo is rendered once more, larger, and written to `folder`, away from keypoints, parse
+    map and body.
     """
     name, unpaired = split.names[0], split.with_setting("unpaired")
-    folder.mkdir(exist_ok=True)
+    world = parse_json((raw / FINISHED_FILE).read_text())
+    height, width = LARGER * world["height_px"], LARGER * world["width_px"]
+    large, number = World(world["seed"], height, width), int(name.split("_")[0])
+    members = large.get_person(number), large.get_garment(number), large.get_pose(number)
     photo = folder / f"{name}.jpg"
-    photo.write_bytes(split.get_record(0).person)
+    write_image(photo, large.render_photo(*members, large.get_view(number)).image)
     given = unpaired.get_inputs(0)
     other = int(sample_derangement(len(split), SEED)[0])
     return PhotoCase(

@@ -132,7 +132,7 @@ def score_demo(
 
     # both sample one picture at a time, with one program
     single = Sampler(model, settings)
-    case = make_photo_case(on, truth, trained.parent / "photo_alone")
+    case = make_photo_case(on, raw, truth, trained.parent / "photo_alone")
     alone, scores["photo_alone"] = sample_photo_alone(single, slots, case)
     sheets = {PHOTO_ALONE: alone}
     sheets |= collect_sections(try_on, try_off, untrained_on, untrained_off, truth)

@@ -109,9 +109,10 @@ def add_photo_alone(page: HtmlPage, found: dict[str, Any]) -> None:
     """Add what was made from a photo alone: the loss against the known pose, or why nothing was."""
     width, height = found["photo_px"]
     page.add_text(
-        f"Given are two pictures and nothing else: a photo of a held-out person ({width}x{height}"
-        " px) and a garment that they never wore, as `omfa sample --task try_on --garment GARMENT"
-        " --person PHOTO` takes yours (see Next). Face, body and pose are found in the photo."
+        "Given are two pictures and nothing else: a photo of a held-out person, rendered at"
+        f" {width}x{height} px like one of a camera, and a garment that they never wore. `omfa"
+        " sample --task try_on --garment GARMENT --person PHOTO` takes yours (see Next). Face, body"
+        " and pose are found in the photo."
     )
     if "reason" in found:
         page.add_warnings("Nothing was made of this photo", [found["reason"]])
