@@ -13,6 +13,7 @@ another person's.
 import argparse
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,13 +126,18 @@ def _see(
 
 
 def sample_all(
-    sampler: omfa.Sampler, cases: list[Case], poses: list[np.ndarray | None], faces: list, seed: int
+    sampler: omfa.Sampler,
+    cases: Sequence[Case],
+    poses: Sequence[np.ndarray | None],
+    faces: Sequence[np.ndarray],
+    seed: int,
 ) -> list[np.ndarray]:
     """Return every person's picture; the noise depends on the seed and the person alone.
 
     A pose that is None is the null pose: the model chooses.
     """
     null = np.zeros_like(cases[0].pose)
+    drawn = [null if pose is None else pose for pose in poses]
     pictures: list[np.ndarray] = []
     for first in range(0, len(cases), ROWS):
         # the last batch is filled, so that one program does for all
@@ -142,7 +148,7 @@ def sample_all(
                 "garment": np.concatenate([cases[i].garment for i in batch]),
                 "face": np.concatenate([faces[i] for i in batch]),
             },
-            np.concatenate([null if poses[i] is None else poses[i] for i in batch]),
+            np.concatenate([drawn[i] for i in batch]),
             seed=seed,
             has_pose=np.array([poses[i] is not None for i in batch]),
             ids=make_example_ids(str(i) for i in batch),

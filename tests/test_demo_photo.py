@@ -1,5 +1,7 @@
 """What the demo says of a photo alone, without its minutes of training."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from wide_photos import TINY
@@ -26,8 +28,9 @@ def test_a_photo_without_a_person_is_said_and_nothing_sampled(tmp_path, caplog):
     write_image(tmp_path / "blank.jpg", blank)
     answer = TruthAnswer(blank, nothing, nothing, blank)
     case = PhotoCase(tmp_path / "blank.jpg", blank, blank, blank, answer)
-    # the sampler is not asked
-    columns, found = sample_photo_alone(None, omfa.SlotFitter(read_settings(TINY)), case)
+    sampler = Mock()
+    columns, found = sample_photo_alone(sampler, omfa.SlotFitter(read_settings(TINY)), case)
+    assert not sampler.called
     assert list(columns) == ["photo", "garment"] and "psnr_db" not in found
     assert "no picture from a photo alone" in caplog.text
     page = describe(found)
