@@ -40,7 +40,7 @@ def test_the_demo_runs_from_nothing_to_the_report(tmp_path, monkeypatch):
     alone = scores["photo_alone"]
     found, known, other = (alone["psnr_db"][name] for name in (FOUND, KNOWN, OTHER))
     assert alone["person"] == "90000_00" and alone["loss_db"] == 0
-    assert found == known != other and "0.00 dB are lost against" in before
+    assert found == known != other and "alone is 0.00 dB worse" in before
     assert ">tiny<" in after and ">untrained<" in after and "SSIM" in after
     tiny, untrained = (read_scores(tmp_path / "eval" / f"{m}.json") for m in ("tiny", "untrained"))
     assert (tiny.method, untrained.method) == ("tiny", "untrained")

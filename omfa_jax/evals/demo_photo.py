@@ -120,7 +120,7 @@ def sample_photo_alone(
     columns = {
         "photo": image, "garment": case.garment, "face found": from_signed(me.face[0]),
         "pose found": from_signed(me.pose[0]), "from the photo": made[FOUND],
-        "truth": answer.image, "known pose": case.known_pose, "with known pose": made[KNOWN],
-        "with another's": made[OTHER],
+        "truth": answer.image, "known pose": case.known_pose, "in known pose": made[KNOWN],
+        "in another's": made[OTHER],
     }  # fmt: skip
     return {name: [shown] for name, shown in columns.items()}, facts

@@ -109,27 +109,31 @@ def add_photo_alone(page: HtmlPage, found: dict[str, Any]) -> None:
     """Add what was made from a photo alone: the loss against the known pose, or why nothing was."""
     width, height = found["photo_px"]
     page.add_text(
-        "Given are two pictures and nothing else: a photo of a held-out person, rendered at"
-        f" {width}x{height} px like one of a camera, and a garment that they never wore. `omfa"
-        " sample --task try_on --garment GARMENT --person PHOTO` takes yours (see Next). Face, body"
-        " and pose are found in the photo."
+        f"A photo of a held-out person ({width}x{height} px, like a camera's) and a garment that"
+        " they never wore are all that is given: face, body and pose are found in the photo. `omfa"
+        " sample` does the same with your two pictures (see Next)."
     )
     if "reason" in found:
         page.add_warnings("Nothing was made of this photo", [found["reason"]])
         return
-    rows, loss = found["psnr_db"], found["loss_db"]
+    rows = found["psnr_db"]
     page.add_table(
         ("pose", "PSNR over the person (dB)", "over the whole image (dB)"),
         [(name, rows[name]["person"], rows[name]["whole"]) for name in (FOUND, KNOWN, OTHER)],
     )
-    result = f"{loss:.2f} dB are lost" if loss >= 0 else f"{-loss:.2f} dB are won, by chance,"
+    other_loss = rows[KNOWN]["person"] - rows[OTHER]["person"]
     page.add_text(
-        f"Over the person, {result} against the pose that the world knows of its person; another"
-        f" person's pose loses {rows[KNOWN]['person'] - rows[OTHER]['person']:.2f} dB. All three"
-        " pictures have the same garment, the face that was found, and the same noise, and are"
-        " scored against the person rendered in this garment (truth). One person says little:"
+        "Compared with the picture in the known pose, over the person, the picture from the photo"
+        f" alone is {format_loss(found['loss_db'])}, the one in another person's pose"
+        f" {format_loss(other_loss)}. The three differ in the pose alone (same garment, face and"
+        " noise); the truth is the person rendered in this garment. One person says little:"
         " bench/photo_influence.py measures many."
     )
+
+
+def format_loss(loss_db: float) -> str:
+    """Return "1.50 dB worse", or "better" for a negative loss."""
+    return f"{abs(loss_db):.2f} dB {'worse' if loss_db >= 0 else 'better'}"
 
 
 def add_evaluation(page: HtmlPage, folder: Path) -> None:
