@@ -23,6 +23,7 @@ from omfa_jax.evals.demo_columns import (
     sample_turntable,
     stack_inputs,
 )
+from omfa_jax.evals.demo_photo import PHOTO_ALONE, make_photo_case, sample_photo_alone
 from omfa_jax.evals.exact_truth import ConditionRegions, ExactTruth
 from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
 from omfa_jax.evals.prediction_sampling import claim_folder, sample_to_folder
@@ -56,7 +57,8 @@ def score_demo(
     """Return (columns of images by section, scores) of the trained model on held-out people.
 
     Next to `trained`, eval/tiny and eval/untrained hold the predictions, eval/tiny.json and
-    eval/untrained.json the scores. The untrained model samples only the first few.
+    eval/untrained.json the scores, and photo_alone the photo of which nothing else is used. The
+    untrained model samples only the first few.
     """
     model, _ = load_checkpoint_model(trained)
     folder, slots = trained.parent / "eval", SlotFitter(model.settings)
@@ -128,9 +130,14 @@ def score_demo(
         trained_db, untrained_db = scores["against_untrained"][f"{name}_db"]
         scores["bars"][f"{name}, against untrained"] = trained_db - untrained_db > MIN_GAIN_DB
 
-    sheets = collect_sections(try_on, try_off, untrained_on, untrained_off, truth)
+    # both sample one picture at a time, with one program
+    single = Sampler(model, settings)
+    case = make_photo_case(on, raw, truth, trained.parent / "photo_alone")
+    alone, scores["photo_alone"] = sample_photo_alone(single, slots, case)
+    sheets = {PHOTO_ALONE: alone}
+    sheets |= collect_sections(try_on, try_off, untrained_on, untrained_off, truth)
     sheets["Transfer: off one person, onto another"] = sample_transfer(try_on, try_off)
-    sheets["Turntable"] = sample_turntable(Sampler(model, settings), raw, on, slots)
+    sheets["Turntable"] = sample_turntable(single, raw, on, slots)
     return sheets, scores
 
 

@@ -25,10 +25,11 @@ BLACK = 0
 
 @dataclass(frozen=True)
 class TruthAnswer:
-    """The exact image, the mask of its garment (True: garment) and its pose map."""
+    """The exact image, the masks of its garment and its person, and its pose map."""
 
     image: UInt8[np.ndarray, "h w 3"]
     garment: Bool[np.ndarray, "h w"]
+    person: Bool[np.ndarray, "h w"]
     pose: UInt8[np.ndarray, "h w 3"]
 
 
@@ -56,7 +57,10 @@ class ExactTruth:
         image = read_rgb(self._folder / "image" / f"{stem}.jpg", f"{kind} truth")
         labels = read_labels(self._folder / PARSE_DIRS[0] / f"{stem}.png", f"{kind} truth's parse")
         return TruthAnswer(
-            image, CIHP.make_garment_mask(labels, "upper"), self.read_pose_map(name, kind)
+            image,
+            CIHP.make_garment_mask(labels, "upper"),
+            labels != CIHP.ids["background"],
+            self.read_pose_map(name, kind),
         )
 
     def read_pose_map(self, name: str, kind: str) -> UInt8[np.ndarray, "h w 3"]:
