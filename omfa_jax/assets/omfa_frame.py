@@ -121,12 +121,15 @@ def convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
     """Return the image as RGB, in sRGB by its colour profile; an unusable profile is ignored."""
     try:
         source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
+        space = source.profile.xcolor_space.strip()  # pyright: ignore[reportAttributeAccessIssue]
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[space]
         is_cmyk, is_grey = image.mode == "CMYK", image.mode in ("1", "L", "LA")
         if not {"RGB": not is_cmyk, "L": is_grey, "CMYK": is_cmyk}[mode]:
             raise ValueError(f"it is for {mode} and the image is {image.mode}")
-        how = ImageCms.getDefaultIntent(source), 0x0100 if mode == "L" else 0  # exact for greys
-        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", *how)
+        intent = ImageCms.Intent(ImageCms.getDefaultIntent(source))
+        # exact for greys
+        flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", intent, flags)
         levels = [np.linspace(0, 255, 9).astype(np.uint8)] * 3
         lattice = np.stack(np.meshgrid(*levels), -1).reshape(27, 27, 3)
         probe = Image.fromarray(lattice).convert(mode)
