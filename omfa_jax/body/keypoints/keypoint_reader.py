@@ -70,11 +70,12 @@ class PhotoKeypoints:
 
     `rows`: (x px, y px, confidence); BODY_25, or DeepFashion-MultiModal's 21 landmarks. A point
     that was not found, or lies far outside of the photo, is zero. `notes`: short phrases for logs
-    and reports, without file names.
+    and reports, without file names. `index`: the person's number in the file.
     """
 
     rows: Float[np.ndarray, "k 3"]
     notes: tuple[str, ...] = field(default=())
+    index: int = 0
 
 
 def read_keypoints(
@@ -109,7 +110,7 @@ def read_keypoints(
     if _is_in_corner(np.concatenate(shown), size_px):
         notes.append(SMALLER)
     far = _find_far(shown[index], size_px)
-    return PhotoKeypoints(np.where(far[:, None], 0.0, shown[index]), tuple(notes))
+    return PhotoKeypoints(np.where(far[:, None], 0.0, shown[index]), tuple(notes), index)
 
 
 def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> None:
