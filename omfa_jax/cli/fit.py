@@ -44,10 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Fit the photos of all splits; raise an OmfaError only if none of them has a body."""
     from omfa_jax.body.body_model import load_body_model
-    from omfa_jax.body.fit.fit_folder import fit_folder
+    from omfa_jax.body.fit.fit_folder import PhotoRows, fit_folder
     from omfa_jax.body.fit.fitter import Fitter
     from omfa_jax.body.fit.keypoints import BODY_25, DEEPFASHION
     from omfa_jax.body.fit.photo_fitter import PhotoFitter
+    from omfa_jax.body.landmarks import PersonLandmarks
     from omfa_jax.data.builders.keypoint_photos import KeypointPhoto, find_photos, read_photo_person
 
     warnings: list[str] = []
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 
     # called during the fit, where a damaged file fails its own photo and not the folder
     def reader(photo: KeypointPhoto) -> Callable:
-        def read() -> tuple:
+        def read() -> PhotoRows | PersonLandmarks:
             size_px = photo.read_size_px()
             found = photo.read(size_px)
             person, doubts = read_photo_person(photo, found)

@@ -23,7 +23,7 @@ class DepthError(NamedTuple):
     spread: float
 
 
-# BlazePose's by the name of the bone's end without its side, measured on synthetic people with known
+# BlazePose's by the name of the bone's end without its side, measured on synthetic people of known
 # joints: it sees trunks that are turned aside flatter than they are. That of arms is about a half
 # as well, but their errors have long tails: corrected for it, elbows and wrists are 15 mm worse.
 DEPTH_ERRORS = {

@@ -101,7 +101,11 @@ class Fitter:
             for name in ("x", "facing", "base")
         ]
         lines = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), outlines)
-        found = jax.device_get(self._refine(loaded.photo, lines, *starts))
+        given = (loaded.photo, lines, *starts)
+        if len(fits) == 1:
+            # for one photo XLA's matrix products on CPUs end the process (jaxlib 0.10.2)
+            given = jax.tree.map(lambda array: jnp.repeat(array, 2, axis=0), given)
+        found = jax.device_get(self._refine(*given))
         return self._make_results(loaded, found)
 
     def _load(
@@ -135,10 +139,9 @@ class Fitter:
             # always arrays for such a set, so that it is compiled once
             none = np.zeros((len(rows), len(self.keypoints.bones)))
             given = depths or (none, none)
-        arrays = jax.tree.map(
-            lambda array: jnp.asarray(array, jnp.float32), FitPhoto(places, weights, *given)
-        )
-        return _Loaded(arrays, rows, sizes, seen, focal)
+        fields = (places, weights, *given)
+        photo = FitPhoto(*jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), fields))
+        return _Loaded(photo, rows, sizes, seen, focal)
 
     def _make_results(self, loaded: _Loaded, found: dict[str, np.ndarray]) -> list[FitResult]:
         _, rows, sizes, seen, focal = loaded

@@ -29,7 +29,7 @@ BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 # a hundredth of a pixel, a tenth of a millimetre
 PX_DIGITS, SHARE_DIGITS, METRE_DIGITS = 2, 4, 4
 # median distance of a photo's landmarks from the file's, as a share of the person's box
-SAME_PERSON = 0.01
+SAME_PERSON = 0.03
 
 
 def make_document(
