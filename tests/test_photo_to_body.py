@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.fit.fit_folder import fit_folder
+from omfa_jax.body.fit.fit_quality import FitReport
+from omfa_jax.body.fit.fitter import FitResult, Fitter
+from omfa_jax.body.fit.keypoints import BODY_25
 from omfa_jax.body.fit.photo_fitter import PhotoFitter
 from omfa_jax.body.landmarks import LANDMARK_INDEX, LANDMARK_NAMES, find_person
 from omfa_jax.body.landmarks.landmark_json import make_document, read_person
@@ -92,6 +96,34 @@ def test_stored_landmarks_are_fitted_with_depths_and_mask(shown, tmp_path):
     path.write_text('{"format": "omfa_landmarks", "people": [{"keypoints": []}]}')
     with pytest.raises(OmfaError, match=r"damaged .* omfa data keypoints"):
         read_person(path, 0, photo.image)
+
+
+def test_a_folder_fits_each_photo_to_what_is_known_of_it(shown, tmp_path):
+    photo, person = shown
+    report = FitReport(9, 1.0, 1.0, 0.01, 0.01, 600.0, True, "")
+    fit, calls = FitResult(photo.params, photo.camera, report), []
+
+    class RowFitter(Fitter):
+        def __call__(self, rows_px, sizes_px, depths=None):
+            calls.append(("rows", rows_px.shape, len(sizes_px)))
+            return [fit] * len(rows_px)
+
+    class PersonFitter(PhotoFitter):
+        def __call__(self, people, **_):
+            calls.append(("people", len(people), people[0].mask.any()))
+            return [fit] * len(people)
+
+    photos = [
+        ("a", lambda: (photo.keypoints, (288, 384))),
+        ("b", lambda: person),
+        ("c", lambda: person),
+    ]
+    fitters = RowFitter(MODEL, BODY_25), PersonFitter(MODEL)
+    done = fit_folder(fitters[0], photos, tmp_path, photo_fitter=fitters[1], batch_size=3)
+    # batches of a kind are filled up, because another size is compiled again
+    assert calls == [("rows", (3, 25, 3), 3), ("people", 3, True)]
+    assert (done.fitted, done.rejected) == (3, ())
+    assert sorted(path.stem for path in (tmp_path / "smplx").iterdir()) == ["a", "b", "c"]
 
 
 def test_a_cut_head_that_contradicts_its_body_is_refused(shown):
