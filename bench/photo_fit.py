@@ -14,6 +14,7 @@ that of the hips (standard deviation).
 import argparse
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
@@ -190,7 +191,7 @@ def run_synthetic(fitter: PhotoFitter, count: int, seed: int, batch: int) -> Non
         ("the same, bare body's", bare, {}),
     ):
         started = time.process_time()
-        with patch.multiple(silhouette, **(NO_CLOTHES if given is bare else {})):
+        with patch.multiple(silhouette, **NO_CLOTHES) if given is bare else nullcontext():
             fits = fit_all(fitter, given, batch, **use)
         seconds = time.process_time() - started
         measured = [measure(fitter.model, *pair) for pair in zip(photos, fits, strict=True)]

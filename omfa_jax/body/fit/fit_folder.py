@@ -80,7 +80,7 @@ def fit_folder(
     folder = Path(folder)
     require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
     with exclusive_lock(folder):
-        fit = partial(_fit_batch, fitter, photo_fitter or PhotoFitter(fitter.model), batch_size)
+        fit = partial(_fit_batch, fitter, photo_fitter, batch_size)
         return _fit_folder(fit, photos, folder, batch_size, overwrite)
 
 
@@ -148,11 +148,13 @@ def _fit_all(
 
 
 def _fit_batch(
-    fitter: Fitter, photo_fitter: PhotoFitter, batch_size: int, found: list
+    fitter: Fitter, photo_fitter: PhotoFitter | None, batch_size: int, found: list
 ) -> list[FitResult]:
     """Return the fits of one kind; padded, because another size would be compiled again."""
     blank = batch_size - len(found)
     if isinstance(found[0], PersonLandmarks):
+        if photo_fitter is None:
+            raise TypeError("photos read as PersonLandmarks need a photo_fitter")
         return photo_fitter(found + found[:1] * blank)[: len(found)]
     rows, sizes = zip(*found, strict=True)
     padded = np.pad(np.stack(rows), ((0, blank), (0, 0), (0, 0)))
