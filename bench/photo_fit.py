@@ -3,16 +3,21 @@
     python bench/photo_fit.py --real FOLDER
 
 Landmarks and masks come from `find_people`. Three fits are compared: to the 2D points, with the
-depths of bones, and with the mask's outline. Errors are over joints in the photo, in metres after
-aligning the pelvis, as seen from the camera. Widths are those of the body at rest, times its scale
-in the photo: the size of a person cannot be known from one photo.
+depths of bones, and with the mask's outline. Two more rows have the true mask of the clothed person
+and that of the bare body, without margins for clothes. Errors are over joints in the photo, in
+metres after aligning the pelvis, as seen from the camera. Widths are those of the body at rest,
+times its scale in the photo: the size of a person cannot be known from one photo. The lean is the
+trunk's towards the camera (its error's mean and standard deviation in degrees), and the turn is
+that of the hips (standard deviation).
 """
 
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -20,17 +25,24 @@ from omfa_jax.body.body_file import save_body
 from omfa_jax.body.body_model import BodyModel, load_body_model
 from omfa_jax.body.body_params import BodyParams, make_neutral_params
 from omfa_jax.body.camera import Camera
+from omfa_jax.body.fit import silhouette
 from omfa_jax.body.fit.fitter import BODY_HEIGHT_M, FitResult
 from omfa_jax.body.fit.keypoints import find_landmark_vertices
 from omfa_jax.body.fit.photo_fitter import PhotoFitter
 from omfa_jax.body.landmarks import PersonLandmarks, find_people
 from omfa_jax.body.smplx_forward import forward
 from omfa_jax.body.smplx_joints import JOINT_INDEX
+from omfa_jax.body.zbuffer import rasterize
 from omfa_jax.core.images import read_rgb
 from omfa_jax.synthetic.world import RenderedPhoto, World
 
 ARMS = [JOINT_INDEX[f"{side}_{name}"] for side in ("left", "right") for name in ("elbow", "wrist")]
+SHOULDERS, HIPS = (
+    [JOINT_INDEX[f"{side}_{name}"] for side in ("left", "right")] for name in ("shoulder", "hip")
+)
 WIDTHS = {"shoulders": "acromion", "hips": "hip_side"}
+# for the bare body's mask, which is exact
+NO_CLOTHES = {"CLOTHES": {}, "OTHER_CLOTHES": silhouette.Cloth(0.0, 0.008), "SPREAD_M": 0.008}
 # a mask is whole if it has this IoU with the true one
 WHOLE_IOU = 0.95
 
@@ -43,6 +55,8 @@ class Measured:
     arms_mm: list[float]
     of_body: float
     widths: dict[str, float]
+    lean_deg: float
+    turn_deg: float
     accepted: bool
 
 
@@ -75,8 +89,22 @@ def measure(model: BodyModel, photo: RenderedPhoto, fit: FitResult) -> Measured:
         [float(distance[i]) for i in ARMS if shown[i]],
         float(np.linalg.norm(pixels - want, axis=1)[shown].mean() / height),
         {name: widths[name] / true[name] - 1 for name in WIDTHS},
+        compute_lean(found) - compute_lean(real),
+        compute_turn(found) - compute_turn(real),
         fit.report.accepted,
     )
+
+
+def compute_lean(joints: np.ndarray) -> float:
+    """Return the angle of the trunk to the camera in degrees, from joints in camera axes."""
+    up = joints[SHOULDERS].mean(axis=0) - joints[HIPS].mean(axis=0)
+    return float(np.degrees(np.arctan2(-up[2], -up[1])))
+
+
+def compute_turn(joints: np.ndarray) -> float:
+    """Return how far the hips are turned from the camera, in degrees, -180 to 180."""
+    across = joints[HIPS[0]] - joints[HIPS[1]]
+    return float(np.degrees(np.arctan2(across[2], across[0])))
 
 
 def _see(
@@ -98,6 +126,22 @@ def fit_all(
     return fits
 
 
+def draw_body(model: BodyModel, photo: RenderedPhoto) -> np.ndarray:
+    """Return the mask of the body without clothes and hair."""
+    camera, (vertices, _) = photo.camera, forward(model, photo.params)
+    pixels, depth = camera.project(vertices.astype(np.float64))
+    screen = np.concatenate([pixels, depth[:, None]], axis=1)
+    return rasterize(screen, model.faces, camera.width_px, camera.height_px).triangle >= 0
+
+
+def replace_masks(
+    people: Sequence[PersonLandmarks], masks: Sequence[np.ndarray]
+) -> list[PersonLandmarks]:
+    """Return the people with other masks."""
+    pairs = zip(people, masks, strict=True)
+    return [replace(person, mask=mask.astype(np.float64)) for person, mask in pairs]
+
+
 def describe(name: str, measured: Sequence[Measured], whole: np.ndarray) -> str:
     """Return a row of the table."""
     arms = np.concatenate([one.arms_mm for one in measured])
@@ -105,7 +149,9 @@ def describe(name: str, measured: Sequence[Measured], whole: np.ndarray) -> str:
         f"{name:24} {np.mean([one.accepted for one in measured]):8.0%}"
         f" {np.mean([one.of_body for one in measured]):7.2%}"
         f" {np.mean([one.body_mm for one in measured]):7.0f} {arms.mean():7.0f}"
-        f" {np.percentile(arms, 90):7.0f}"
+        f" {np.percentile(arms, 90):7.0f} {np.mean([one.lean_deg for one in measured]):+6.1f}"
+        f" {np.std([one.lean_deg for one in measured]):5.1f}"
+        f" {np.std([one.turn_deg for one in measured]):5.1f}"
     )
     for width in WIDTHS:
         error = np.array([one.widths[width] for one in measured])[whole]
@@ -130,27 +176,31 @@ def run_synthetic(fitter: PhotoFitter, count: int, seed: int, batch: int) -> Non
             ious.append((mask & truth).sum() / (mask | truth).sum())
     whole = np.array(ious) >= WHOLE_IOU
     print(f"{len(people)} of {count} synthetic people found; {whole.sum()} with a whole mask")
-    print(f"{'':24} accepted    2D      3D    arms, 90%  | shoulders, hips: bias, error, within 5%")
-    truth = [photo.parse > 0 for photo in photos]
-    exact = [
-        PersonLandmarks(**{**vars(p), "mask": t.astype(np.float64)})
-        for p, t in zip(people, truth, strict=True)
-    ]
-    every, seconds = np.ones_like(whole), 0.0
+    print(
+        f"{'':24} accepted    2D      3D    arms,  90%   lean, spread, turn | shoulders, hips:"
+        " bias, error, within 5%"
+    )
+    exact = replace_masks(people, [photo.parse > 0 for photo in photos])
+    bare = replace_masks(people, [draw_body(fitter.model, photo) for photo in photos])
+    every = np.ones_like(whole)
     for name, given, use in (
         ("2D points", people, {"use_depth": False, "use_mask": False}),
         ("with depths", people, {"use_mask": False}),
         ("with depths and mask", people, {}),
         ("the same, true masks", exact, {}),
+        ("the same, bare body's", bare, {}),
     ):
         started = time.process_time()
-        fits = fit_all(fitter, given, batch, **use)
+        with patch.multiple(silhouette, **NO_CLOTHES) if given is bare else nullcontext():
+            fits = fit_all(fitter, given, batch, **use)
         seconds = time.process_time() - started
         measured = [measure(fitter.model, *pair) for pair in zip(photos, fits, strict=True)]
-        print(describe(name, measured, every if given is exact else whole), flush=True)
+        row = describe(name, measured, whole if given is people else every)
+        # the first call of a kind compiles
+        print(f"{row} | {seconds / len(people):.2f} s", flush=True)
         if given is people and not use:
             print(describe("the same, all masks", measured, every))
-    print(f"{seconds / len(people):.2f} s of CPU per photo in batches of {batch}")
+    print(f"the last column is CPU time per photo in batches of {batch}")
 
 
 def run_real(fitter: PhotoFitter, folder: Path, batch: int, out: Path | None) -> None:
@@ -174,7 +224,8 @@ def run_real(fitter: PhotoFitter, folder: Path, batch: int, out: Path | None) ->
             print(
                 f"  {path.stem}: {fit.report.median_of_image:.2%}, betas"
                 f" {[round(float(b), 1) for b in fit.params.betas]},"
-                f" shoulders {widths['shoulders']:.0f} px, hips {widths['hips']:.0f} px"
+                f" shoulders {widths['shoulders']:.0f} px, hips {widths['hips']:.0f} px,"
+                f" lean {compute_lean(_see(fitter.model, fit.params, fit.camera)[0]):+.0f} degrees"
                 f" {fit.report.reason}"
             )
             if out is not None and not use:

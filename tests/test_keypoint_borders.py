@@ -119,7 +119,7 @@ def test_sample_refuses_given_keypoints_and_passes_over_found_ones(raw, caplog):
 def test_fit_says_what_it_chose(raw, caplog, monkeypatch, index):
     read = {}
 
-    def fit_nothing(fitter, photos, folder, *, batch_size, overwrite, person_index):
+    def fit_nothing(fitter, photos, folder, *, photo_fitter, batch_size, overwrite, person_index):
         for name, reader in photos:
             try:
                 read[name] = reader()[0][0].tolist()

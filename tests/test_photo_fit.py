@@ -10,12 +10,16 @@ import pytest
 from omfa_jax.body.body_model import load_body_model
 from omfa_jax.body.body_params import make_params_from_pose
 from omfa_jax.body.fit import silhouette
-from omfa_jax.body.fit.bone_depths import DEPTH_SPREAD, compute_bone_depths, read_bone_depths
+from omfa_jax.body.fit.bone_depths import (
+    compute_bone_depths,
+    get_depth_errors,
+    read_bone_depths,
+)
 from omfa_jax.body.fit.fit_result import make_body_camera, make_body_params
-from omfa_jax.body.fit.fitter import Fitter, PhotoHints
-from omfa_jax.body.fit.keypoint_projection import BETAS, DEPTH, POSE, SIZE, unpack_body
+from omfa_jax.body.fit.fitter import Fitter
+from omfa_jax.body.fit.keypoint_projection import BETAS, DEPTH, POSE, SIZE, TURN, unpack_body
 from omfa_jax.body.fit.keypoints import BLAZEPOSE, BODY_25, find_landmark_vertices
-from omfa_jax.body.fit.outline_rows import compute_outline_rows, linearize_outline, make_no_points
+from omfa_jax.body.fit.outline_rows import compute_outline_rows, linearize_outline
 from omfa_jax.body.fit.photo_fitter import make_rows
 from omfa_jax.body.fit.skeleton import load_skeleton
 from omfa_jax.body.landmarks import LANDMARK_INDEX, LANDMARK_NAMES, PersonLandmarks
@@ -78,6 +82,8 @@ def measure_widths(x):
 
 def test_depths_of_landmarks_are_those_of_the_body():
     x = make_x()
+    # turned aside, so that shoulders and hips have depths
+    x[TURN] = (0.0, 0.4, 0.0)
     params, camera = see_body(x)
     _, joints = forward(MODEL, params)
     seen = camera.to_camera(joints.astype(np.float64))
@@ -94,10 +100,14 @@ def test_depths_of_landmarks_are_those_of_the_body():
     ]
     sure = np.delete(np.arange(8), unsure)
     assert not weights[unsure].any() and np.isfinite(depths).all()
-    np.testing.assert_allclose(weights[sure], 1 / DEPTH_SPREAD)
+    gains, spreads = get_depth_errors(BLAZEPOSE)
+    np.testing.assert_allclose(weights[sure], (gains / spreads)[sure])
     body = unpack(jnp.asarray(x))
     found = np.asarray(jax.jit(lambda body: compute_bone_depths(body, SKELETON, BLAZEPOSE))(body))
-    np.testing.assert_allclose(found[sure], depths[sure], atol=1e-5)
+    # of a detector that sees a share `gain` of the depth
+    np.testing.assert_allclose(found[sure], (gains * depths)[sure], atol=1e-5)
+    shoulders = BLAZEPOSE.bones.index(("left_shoulder", "right_shoulder"))
+    assert abs(found[shoulders]) > 0.3 and abs(depths[shoulders]) > 1.3 * abs(found[shoulders])
     # the bent forearm points to the camera
     assert found[BLAZEPOSE.bones.index(("right_elbow", "right_wrist"))] < -0.2
 
@@ -149,7 +159,8 @@ def test_gaps_are_measured_to_the_edge_that_leaves_the_mask():
 
 
 def test_outline_gives_the_widths_of_a_body_of_known_shape(monkeypatch):
-    monkeypatch.setattr(silhouette, "CLOTHES_M", 0.0)
+    monkeypatch.setattr(silhouette, "CLOTHES", {})
+    monkeypatch.setattr(silhouette, "OTHER_CLOTHES", silhouette.Cloth(0.0, 0.02))
     rng = np.random.default_rng(3)
     true = make_x(rng.normal(size=10) * 0.8)
     mask, x = draw_mask(true), make_x()
@@ -187,7 +198,7 @@ def test_a_mask_without_an_outline_says_nothing(mask):
     assert not points.sureness.any()
 
 
-def test_hints_for_keypoints_without_bones_are_refused():
-    nothing = PhotoHints(np.zeros((1, 8)), np.zeros((1, 8)), make_no_points(1))
+def test_depths_for_keypoints_without_bones_are_refused():
+    nothing = np.zeros((1, 8))
     with pytest.raises(OmfaError, match="BODY_25 has no bones"):
-        Fitter(MODEL, BODY_25)(np.zeros((1, 25, 3)), [SIZE_PX], nothing)
+        Fitter(MODEL, BODY_25)(np.zeros((1, 25, 3)), [SIZE_PX], (nothing, nothing))

@@ -44,10 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Fit the photos of all splits; raise an OmfaError only if none of them has a body."""
     from omfa_jax.body.body_model import load_body_model
-    from omfa_jax.body.fit.fit_folder import fit_folder
+    from omfa_jax.body.fit.fit_folder import PhotoRows, fit_folder
     from omfa_jax.body.fit.fitter import Fitter
     from omfa_jax.body.fit.keypoints import BODY_25, DEEPFASHION
-    from omfa_jax.data.builders.keypoint_photos import KeypointPhoto, find_photos
+    from omfa_jax.body.fit.photo_fitter import PhotoFitter
+    from omfa_jax.body.landmarks import PersonLandmarks
+    from omfa_jax.data.builders.keypoint_photos import KeypointPhoto, find_photos, read_photo_person
 
     warnings: list[str] = []
     folders = find_photos(
@@ -62,18 +64,20 @@ def run(options: argparse.Namespace) -> None:
     # landmarks of clothes instead of joints
     has_landmarks = any(photo.has_landmarks for photos in folders.values() for photo in photos)
     known = DEEPFASHION if has_landmarks else BODY_25
-    fitter = Fitter(load_body_model(options.smplx_model), known)
+    model = load_body_model(options.smplx_model)
+    fitter, photo_fitter = Fitter(model, known), PhotoFitter(model)
 
     notes: dict[str, list[str]] = {}
 
     # called during the fit, where a damaged file fails its own photo and not the folder
     def reader(photo: KeypointPhoto) -> Callable:
-        def read() -> tuple:
+        def read() -> PhotoRows | PersonLandmarks:
             size_px = photo.read_size_px()
             found = photo.read(size_px)
-            for note in found.notes:
+            person, doubts = read_photo_person(photo, found)
+            for note in (*found.notes, *doubts):
                 notes.setdefault(note, []).append(photo.name)
-            return found.rows, size_px
+            return person or (found.rows, size_px)
 
         return read
 
@@ -84,6 +88,7 @@ def run(options: argparse.Namespace) -> None:
             fitter,
             [(photo.name, reader(photo)) for photo in photos],
             folder,
+            photo_fitter=photo_fitter,
             batch_size=options.batch_size,
             overwrite=options.overwrite,
             person_index=options.person_index,

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from tqdm import tqdm
 
 from omfa_jax.body.body_file import read_npz, save_body
 from omfa_jax.body.fit.fitter import FitResult, Fitter
+from omfa_jax.body.fit.photo_fitter import PhotoFitter
+from omfa_jax.body.landmarks import PersonLandmarks
 from omfa_jax.core.atomic_files import (
     atomic_write,
     delete_stale_temporaries,
@@ -30,8 +33,13 @@ REPORT_FILE = "fit_report.json"
 FIT_SOURCE = "keypoints"
 _SAVE_SECONDS = 30.0
 
-# a name, and a function that reads its rows (x px, y px, confidence) and photo size (w, h)
-PhotoEntry = tuple[str, Callable[[], tuple[Float[np.ndarray, "k 3"], tuple[int, int]]]]
+# what is known of a photo's person: rows (x px, y px, confidence) and the photo's size (w, h), or
+# landmarks with depths and a mask
+PhotoRows = tuple[Float[np.ndarray, "k 3"], tuple[int, int]]
+# a name, and a function that reads it
+PhotoEntry = tuple[str, Callable[[], PhotoRows | PersonLandmarks]]
+# fits people of one kind
+FitFn = Callable[[list], list[FitResult]]
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,14 @@ def fit_folder(
     photos: Sequence[PhotoEntry],
     folder: str | os.PathLike,
     *,
+    photo_fitter: PhotoFitter | None = None,
     batch_size: int = 16,
     overwrite: bool = False,
     person_index: int | None = None,
 ) -> FitFolderReport:
     """Write folder/smplx/NAME.npz for every photo whose fit is accepted, and fit_report.json.
 
+    `fitter` fits rows, and `photo_fitter` the people that were read as `PersonLandmarks`.
     The report has one entry per photo: FitReport's fields, or the reason why the keypoints could
     not be read. Photos in the report are skipped and body files of other origin are kept;
     `overwrite` fits all photos again. `person_index` is noted in the report: photos that were
@@ -72,11 +82,12 @@ def fit_folder(
     folder = Path(folder)
     require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
     with exclusive_lock(folder):
-        return _fit_folder(fitter, photos, folder, batch_size, overwrite, person_index)
+        fit = partial(_fit_batch, fitter, photo_fitter, batch_size)
+        return _fit_folder(fit, photos, folder, batch_size, overwrite, person_index)
 
 
 def _fit_folder(
-    fitter: Fitter,
+    fit: FitFn,
     photos: Sequence[PhotoEntry],
     folder: Path,
     batch_size: int,
@@ -95,7 +106,7 @@ def _fit_folder(
     _warn_of_other_people({name for name, _ in photos} - {n for n, _ in due}, entries, person_index)
     fitted, saved = 0, time.perf_counter()
     with tqdm(total=len(photos), initial=len(photos) - len(due), unit="photo", desc="fit") as bar:
-        for name, result in _fit_all(fitter, due, batch_size):
+        for name, result in _fit_all(fit, due, batch_size):
             path = bodies / f"{name}.npz"
             if isinstance(result, str):
                 entries[name] = {"accepted": False, "reason": result}
@@ -125,32 +136,39 @@ def _fit_folder(
 
 
 def _fit_all(
-    fitter: Fitter, photos: Sequence[PhotoEntry], batch_size: int
+    fit: FitFn, photos: Sequence[PhotoEntry], batch_size: int
 ) -> Iterator[tuple[str, FitResult | str]]:
     """Yield (name, fit or the reason why there is none) in the order of `photos`."""
     for first in range(0, len(photos), batch_size):
-        names, rows, sizes, failed = [], [], [], {}
+        found: dict[str, PhotoRows | PersonLandmarks] = {}
+        done: dict[str, FitResult | str] = {}
         for name, read in photos[first : first + batch_size]:
             try:
-                found, size_px = read()
+                found[name] = read()
             except OmfaError as error:
-                failed[name] = str(error)
-                continue
+                done[name] = str(error)
             except Exception as error:  # one odd file must not stop a folder of thousands
-                failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                continue
-            names.append(name)
-            rows.append(found)
-            sizes.append(size_px)
-        fits: list[FitResult] = []
-        if names:
-            # pad the last batch: another size would be compiled again
-            blank = batch_size - len(names)
-            padded = np.pad(np.stack(rows), ((0, blank), (0, 0), (0, 0)))
-            fits = fitter(padded, sizes + [(1, 1)] * blank)
-        done: dict[str, FitResult | str] = failed | dict(zip(names, fits, strict=False))
+                done[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        for kind in (tuple, PersonLandmarks):
+            some = {name: one for name, one in found.items() if isinstance(one, kind)}
+            if some:
+                done |= zip(some, fit(list(some.values())), strict=True)
         for name, _ in photos[first : first + batch_size]:
             yield name, done[name]
+
+
+def _fit_batch(
+    fitter: Fitter, photo_fitter: PhotoFitter | None, batch_size: int, found: list
+) -> list[FitResult]:
+    """Return the fits of one kind; padded, because another size would be compiled again."""
+    blank = batch_size - len(found)
+    if isinstance(found[0], PersonLandmarks):
+        if photo_fitter is None:
+            raise TypeError("photos read as PersonLandmarks need a photo_fitter")
+        return photo_fitter(found + found[:1] * blank)[: len(found)]
+    rows, sizes = zip(*found, strict=True)
+    padded = np.pad(np.stack(rows), ((0, blank), (0, 0), (0, 0)))
+    return fitter(padded, [*sizes, *[(1, 1)] * blank])[: len(found)]
 
 
 def _is_accepted(entry: dict[str, Any] | None) -> bool:
@@ -212,7 +230,9 @@ def _read_report(path: Path) -> dict[str, dict[str, Any]]:
         return {name: dict(entry, accepted=bool(entry["accepted"]), reason=str(entry["reason"]))
                 for name, entry in entries.items()}  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OmfaError(f"{path}: damaged ({error!r}); delete it to fit again") from None
+        raise OmfaError(
+            f"{path}: damaged ({type(error).__name__}: {error}); delete it to fit again"
+        ) from None
 
 
 def _write_report(path: Path, entries: dict[str, dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """The result of a fit: body, camera and report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from omfa_jax.body.rotations import matrix_to_axis_angle
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """One photo's body, camera and quality report."""
+    """One photo's body, camera and quality report; `unknowns` is what a fit continues from."""
 
     params: BodyParams
     camera: Camera
     report: FitReport
+    unknowns: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
 
 def make_body_params(one: dict[str, Any]) -> BodyParams:

@@ -7,11 +7,14 @@ from jaxtyping import Float
 
 from omfa_jax.body.body_model import BodyModel
 from omfa_jax.body.fit.bone_depths import read_bone_depths
-from omfa_jax.body.fit.fitter import FitResult, Fitter, PhotoHints
+from omfa_jax.body.fit.fitter import FitResult, Fitter
 from omfa_jax.body.fit.keypoints import BLAZEPOSE
 from omfa_jax.body.fit.outline_rows import make_no_points
 from omfa_jax.body.fit.silhouette import find_outline_points
 from omfa_jax.body.landmarks import PersonLandmarks
+
+# how often the outline is looked for again on the body that the last one gave
+OUTLINE_ROUNDS = 3
 
 
 class PhotoFitter:
@@ -26,26 +29,26 @@ class PhotoFitter:
     ) -> list[FitResult]:
         """Return a body and camera for each person, in the photo of the person's mask.
 
-        The first fit has no outline; the second has the mask's beside the first body's. Bad fits
-        are returned as well; their reports have the reason of the rejection. `use_depth` and
-        `use_mask` leave out the detector's depths and mask, for comparisons.
+        The first fit has no outline; then the mask's beside the body's moves it in a few rounds.
+        Bad fits are returned as well; their reports have the reason of the rejection. `use_depth`
+        and `use_mask` leave out the detector's depths and mask, for comparisons.
         """
         rows = np.stack([make_rows(person) for person in people])
         sizes = [person.mask.shape[::-1] for person in people]
         read = [read_bone_depths(BLAZEPOSE, p.world_m, p.confidence) for p in people]
-        depths, weights = (np.stack(column) for column in zip(*read, strict=True))
-        outline = make_no_points(len(people))
-        hints = PhotoHints(depths, weights * use_depth, outline)
-        fits = self.fitter(rows, sizes, hints)
-        if not use_mask:
-            return fits
-        for i, (fit, person) in enumerate(zip(fits, people, strict=True)):
-            # of a body that is elsewhere the outline says nothing
-            if fit.report.accepted:
-                found = find_outline_points(self.model, fit.params, fit.camera, person.mask)
-                for array, values in zip(outline, found, strict=True):
-                    array[i] = values
-        return self.fitter(rows, sizes, hints)
+        values, weights = (np.stack(column) for column in zip(*read, strict=True))
+        depths = (values, weights * use_depth)
+        fits = self.fitter(rows, sizes, depths)
+        for _ in range(OUTLINE_ROUNDS if use_mask else 0):
+            outlines = make_no_points(len(people))
+            for i, (fit, person) in enumerate(zip(fits, people, strict=True)):
+                # of a body that is elsewhere the outline says nothing
+                if fit.report.accepted:
+                    found = find_outline_points(self.model, fit.params, fit.camera, person.mask)
+                    for array, given in zip(outlines, found, strict=True):
+                        array[i] = given
+            fits = self.fitter.refine(fits, outlines, rows, sizes, depths)
+        return fits
 
 
 def make_rows(person: PersonLandmarks) -> Float[np.ndarray, "33 3"]:

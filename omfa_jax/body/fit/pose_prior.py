@@ -44,6 +44,7 @@ STANCES = {
 LIMIT_SPREAD = 0.05
 UPRIGHT_SPREAD = (0.2, 0.08)
 PALM_SPREAD = 0.15
+TRUNK_SPREAD = 0.07
 DEPTH_SPREAD = 0.3
 RELAXED_CURL = 0.2
 POSED_JOINTS = JOINTS[1:22]
@@ -70,6 +71,7 @@ _SHOULDERS = [POSED_JOINTS.index(f"{side}_shoulder") for side in ("left", "right
 _ELBOWS = [POSED_JOINTS.index(f"{side}_elbow") for side in ("left", "right")]
 ARM_STARTS[1, _SHOULDERS, 1] = (0.5, -0.5)
 ARM_STARTS[1, _ELBOWS, 1] = (-0.9, 0.9)
+_SPINES = [POSED_JOINTS.index(f"spine{number}") for number in (1, 2, 3)]
 
 
 def compute_limit_excess(w: Float[Array, "21 3"]) -> Float[Array, "21 3"]:
@@ -94,6 +96,9 @@ def compute_residuals(
         (w[np.array(_SHOULDERS), 0] + w[np.array(_ELBOWS), 0]) / PALM_SPREAD,
         compute_limit_excess(w) / LIMIT_SPREAD,
         up[jnp.array([0, 2])] / jnp.array(UPRIGHT_SPREAD),
+        # of a trunk seen from the front, its length hardly tells whether it leans to the camera;
+        # -facing[1, 2] is the sine of the pelvis's pitch about the body's own axis
+        (w[np.array(_SPINES), 0].sum() - facing[1, 2]) / TRUNK_SPREAD,
         betas,
         log_depth_change / DEPTH_SPREAD,
     ]

@@ -1,8 +1,10 @@
-"""The outline of a fitted body beside that of a person mask, for another fit.
+"""The outline of a fitted body beside that of a person mask, which moves the fit.
 
 Keypoints are inside a body and hardly determine its widths. Points on the body's outline are sent
 to the mask's along their normals, less a margin for clothes.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,12 +21,29 @@ from omfa_jax.body.zbuffer import rasterize
 
 # hair, hands and shoes are not the body's; the neck is behind hair and collars
 WITHOUT_OUTLINE = ("head", "neck", "wrist", "ankle", "foot")
-# metres: how far apart the outlines may be, and how far clothes are from the skin
+# metres: how far apart the outlines may be
 REACH_M = 0.1
-CLOTHES_M = 0.005
-# cloth hangs away from the body, but nothing of the body is outside of its mask
-SPREAD_M, LOOSE_SPREAD_M = 0.015, 0.03
+
+
+class Cloth(NamedTuple):
+    """How far clothes are from the skin of a part of the body, and how much that varies, metres."""
+
+    margin_m: float
+    spread_m: float
+
+
+# Tops hang from the chest: below it they say how wide the body may be, not how wide it is.
+CLOTHES = {
+    "pelvis": Cloth(0.03, 0.06),
+    "spine1": Cloth(0.03, 0.06),
+    "spine2": Cloth(0.03, 0.06),
+    "spine3": Cloth(0.012, 0.04),
+}
+OTHER_CLOTHES = Cloth(0.007, 0.04)
+# nothing of the body is outside of its mask, but the mask is blurred
+SPREAD_M = 0.02
 OUTLIER_M = 0.06
+ARMS = ("shoulder", "elbow")
 MIN_POINTS = 12
 # the raster's longer side: its pixels are about 4 mm of the body
 RASTER_PX = 512
@@ -50,11 +69,15 @@ def find_outline_points(
     points = make_no_points()
     if len(near) < MIN_POINTS:
         return points
-    # evenly over the outline from the feet up
+    # evenly over the outline from the feet up, and as many of the arms as of the rest
     near = near[np.argsort(vertices[found[near], 1], kind="stable")]
-    near = near[np.unique(np.linspace(0, len(near) - 1, NUM_POINTS).round().astype(int))]
-    used, normals, beyond = found[near], normals[near], gaps[near] - CLOTHES_M
-    spread = np.where(beyond > 0, LOOSE_SPREAD_M, SPREAD_M)
+    names = np.array([PARTS[part].split("_")[-1] for part in model.part_ids[found]])
+    is_arm = np.isin(names[near], ARMS)
+    near = np.concatenate([_thin(near[is_arm]), _thin(near[~is_arm])])
+    used, normals = found[near], normals[near]
+    cloth = np.array([CLOTHES.get(name, OTHER_CLOTHES) for name in names[near]])
+    beyond = gaps[near] - cloth[:, 0]
+    spread = np.where(beyond > 0, cloth[:, 1], SPREAD_M)
     robust = 1 / (1 + (beyond / OUTLIER_M) ** 2)
     places = (pixels[near] - np.array(camera.center_px)) / camera.focal_px[0]
     count = len(near)
@@ -65,6 +88,12 @@ def find_outline_points(
     points.targets[:count] = (places * normals).sum(1) + beyond / distance
     points.sureness[:count] = robust * distance / spread
     return points
+
+
+def _thin(index: Int[np.ndarray, "n"]) -> Int[np.ndarray, "m"]:
+    """Return at most NUM_POINTS / 2 entries, evenly."""
+    at = np.linspace(0, max(0, len(index) - 1), NUM_POINTS // 2).round().astype(int)
+    return index[np.unique(at)] if len(index) else index
 
 
 def _add_to_parents(weights: Float[np.ndarray, "n 55"]) -> Float[np.ndarray, "n 22"]:

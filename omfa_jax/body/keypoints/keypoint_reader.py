@@ -85,11 +85,12 @@ class PhotoKeypoints:
 
     `rows`: (x px, y px, confidence); BODY_25, or DeepFashion-MultiModal's 21 landmarks. A point
     that was not found, or lies far outside of the photo, is zero. `notes`: short phrases for logs
-    and reports, without file names.
+    and reports, without file names. `index`: the person's number in the file.
     """
 
     rows: Float[np.ndarray, "k 3"]
     notes: tuple[str, ...] = field(default=())
+    index: int = 0
 
 
 def read_keypoints(
@@ -130,7 +131,7 @@ def read_keypoints(
         notes.append(PERCENT)
     far = _find_far(shown[index], size_px)
     rows = np.where(far[:, None], 0.0, shown[index])
-    return PhotoKeypoints(np.minimum(rows, [np.inf, np.inf, 1]), tuple(notes))
+    return PhotoKeypoints(np.minimum(rows, [np.inf, np.inf, 1]), tuple(notes), index)
 
 
 def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> None:

@@ -41,6 +41,14 @@ FACE_LANDMARKS, MIN_FACE = slice(0, 11), 6
 # The nose is farther from the camera than the ears by this much: in profile it is by at most 0.005,
 # from behind by 0.10 to 0.17 (synthetic people).
 MIN_AWAY_M = 0.05
+# Shares of the trunk's length. Of a head that the photo's edge cuts off (its landmarks end this
+# close to it) at the eyes or below, what is left is at times taken for a face between the shoulders
+# or a head seen from behind, or the body for one seen from the side, without shoulders (metres).
+# In 190 whole photos the head is at least 0.2 from the edge and the nose 0.24 above the shoulders,
+# which are 0.2 m wide; in cuts above the eyes the last two are 0.33 and 0.28 m.
+CUT_HEAD, MIN_NOSE_HEIGHT, MIN_SHOULDERS_M = 0.1, 0.25, 0.15
+# the left ear this far to the right of the other is of a head seen from behind; in profile 0.09
+MIN_EARS = -0.1
 # two crops whose landmarks are this close (a share of the crop's side) show one person
 SAME_PERSON = 0.05
 
@@ -144,7 +152,38 @@ def find_landmarks(
     face = points[FACE_LANDMARKS]
     if ((face >= 0) & (face <= size_px)).all(axis=1).sum() < MIN_FACE:
         return person, "a body whose face is mostly outside of the photo"
+    if _has_wrong_head(person, size_px):
+        return person, "a head that the photo's edge cuts off, and a body that does not fit to it"
     return person, ""
+
+
+def _has_wrong_head(person: PersonLandmarks, size_px: tuple[int, int]) -> bool:
+    """Return whether the head is cut off and what is left of it was misunderstood."""
+    points = person.points_px
+    shoulders, hips = (
+        points[[LANDMARK_INDEX[f"{side}_{part}"] for side in ("left", "right")]]
+        for part in ("shoulder", "hip")
+    )
+    up = shoulders.mean(axis=0) - hips.mean(axis=0)
+    trunk = max(float(np.linalg.norm(up)), 1e-6)
+    up /= trunk
+    face = points[FACE_LANDMARKS]
+    from_edge = min(face.min(), (np.array(size_px) - face).min()) / trunk
+    nose_height = (points[LANDMARK_INDEX["nose"]] - shoulders.mean(axis=0)) @ up / trunk
+    ears = points[LANDMARK_INDEX["left_ear"]] - points[LANDMARK_INDEX["right_ear"]]
+    is_seen_from_behind = ears @ np.array([-up[1], up[0]]) / trunk < MIN_EARS
+    across = (
+        person.world_m[LANDMARK_INDEX["left_shoulder"]]
+        - person.world_m[LANDMARK_INDEX["right_shoulder"]]
+    )
+    return bool(
+        from_edge < CUT_HEAD
+        and (
+            nose_height < MIN_NOSE_HEIGHT
+            or is_seen_from_behind
+            or np.linalg.norm(across) < MIN_SHOULDERS_M
+        )
+    )
 
 
 def _search(photo: UInt8[np.ndarray, "h w 3"]) -> tuple[list[PersonLandmarks], float, str]:

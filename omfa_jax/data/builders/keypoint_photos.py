@@ -15,7 +15,9 @@ from omfa_jax.body.keypoints.keypoint_reader import (
     read_keypoints,
     require_photo_size,
 )
+from omfa_jax.body.landmarks import PersonLandmarks
 from omfa_jax.body.landmarks.landmark_folder import LandmarkJob
+from omfa_jax.body.landmarks.landmark_json import is_landmark_file, read_person
 from omfa_jax.core.atomic_files import require_dir, require_writable_file
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import read_rgb, read_upright_size, write_image
@@ -27,12 +29,15 @@ from omfa_jax.data.records.keypoint_sheet import draw_keypoints, make_keypoint_s
 
 log = logging.getLogger(__name__)
 
+NO_MASK = "landmarks that are not found in the photo again; fitted without its outline"
+
 
 @dataclass(frozen=True)
 class KeypointPhoto:
     """A photo: its name without suffix, its file, and a reader of its keypoints.
 
     `has_landmarks`: the keypoints are DeepFashion's 21 landmarks, not OpenPose's BODY_25.
+    `source`: the file of the keypoints, None for those of a list of many photos.
 
     `read((width_px, height_px))` returns the keypoints, or raises an OmfaError: there is no person,
     they are of another image, or the file is of no known form.
@@ -42,6 +47,7 @@ class KeypointPhoto:
     path: Path
     read: Callable[[tuple[int, int]], PhotoKeypoints]
     has_landmarks: bool = False
+    source: Path | None = None
 
     def read_size_px(self) -> tuple[int, int]:
         """Return (width, height) of the upright photo without decoding it; OmfaError if damaged."""
@@ -77,6 +83,19 @@ def find_photos(
             " --dataset, or find the keypoints with omfa data keypoints --raw"
         )
     return found
+
+
+def read_photo_person(
+    photo: KeypointPhoto, found: PhotoKeypoints
+) -> tuple[PersonLandmarks | None, tuple[str, ...]]:
+    """Return the landmarks of the person of `found`, with a mask, and notes as those of `found`.
+
+    None if the keypoints are not those of `omfa data keypoints`.
+    """
+    if photo.source is None or not is_landmark_file(photo.source):
+        return None, ()
+    person, has_mask = read_person(photo.source, found.index, read_rgb(photo.path, "photo"))
+    return person, () if has_mask else (NO_MASK,)
 
 
 def list_landmark_jobs(
@@ -250,7 +269,13 @@ def _pair_files(
         return lambda size_px: read(keypoints[name], photos[name], size_px)
 
     return [
-        KeypointPhoto(name, photos[name], reader(name), read is _check_landmarks)
+        KeypointPhoto(
+            name,
+            photos[name],
+            reader(name),
+            has_landmarks=read is _check_landmarks,
+            source=keypoints[name] if isinstance(keypoints[name], Path) else None,
+        )
         for name in sorted(photos)
         if name in keypoints
     ]

@@ -186,7 +186,9 @@ def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
         hint = f"no {MANIFEST} there; build it with `omfa data build`"
         raise OmfaError(f"{folder} is not a complete records folder: {hint}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OmfaError(f"{folder / MANIFEST} is damaged ({error!r}); build again") from None
+        raise OmfaError(
+            f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error}); build again"
+        ) from None
     if written != FORMAT or kind not in RECORD_TYPES:
         came = f"kind {kind!r}, format {written}"
         raise OmfaError(f"{folder}: expected records of format {FORMAT}, found {came}; build again")
