@@ -29,6 +29,7 @@ from omfa_jax.body.fit.fit_stages import (
 from omfa_jax.body.fit.keypoints import KeypointSet
 from omfa_jax.body.fit.outline_rows import OutlinePoints
 from omfa_jax.body.fit.skeleton import load_skeleton
+from omfa_jax.core.compile_notice import hide_slow_compile_box
 from omfa_jax.core.errors import OmfaError
 
 __all__ = ["BODY_HEIGHT_M", "BodyFitSettings", "FitResult", "Fitter"]
@@ -80,7 +81,9 @@ class Fitter:
         the reason of the rejection. Raises OmfaError for arrays of the wrong shape.
         """
         loaded = self._load(rows_px, sizes_px, depths)
-        return self._make_results(loaded, jax.device_get(self._solve(loaded.photo)))
+        with hide_slow_compile_box():
+            found = jax.device_get(self._solve(loaded.photo))
+        return self._make_results(loaded, found)
 
     def refine(
         self,
@@ -105,7 +108,8 @@ class Fitter:
         if len(fits) == 1:
             # for one photo XLA's matrix products on CPUs end the process (jaxlib 0.10.2)
             given = jax.tree.map(lambda array: jnp.repeat(array, 2, axis=0), given)
-        found = jax.device_get(self._refine(*given))
+        with hide_slow_compile_box():
+            found = jax.device_get(self._refine(*given))
         return self._make_results(loaded, found)
 
     def _load(

@@ -86,8 +86,8 @@ def read_person(
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise OmfaError(
-            f"landmarks {path}: damaged ({type(error).__name__}: {error}); find them again with omfa data keypoints"
-            " --overwrite"
+            f"landmarks {path}: damaged ({type(error).__name__}: {error}); find them again with"
+            " omfa data keypoints --overwrite"
         ) from None
     limit = SAME_PERSON * max(x1 - x0, y1 - y0)
     for other in find_people(photo):
