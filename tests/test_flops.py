@@ -6,10 +6,11 @@ import math
 import jax
 import pytest
 from compiler_flops import products, unet_flops, vae_flops
+from tiny_training import SETTINGS
 
 from omfa_jax.cli.main import main
 from omfa_jax.models import UNETS, VAES, get_unet_shapes, init_vae
-from omfa_jax.planning.flops import count_unet_flops, count_vae_flops
+from omfa_jax.planning.flops import count_network_flops, count_unet_flops, count_vae_flops
 from omfa_jax.planning.run_cost import compute_vae_cost
 
 # every rule of the table: the ladder's widths differ in channels, depth and heads alone
@@ -77,6 +78,13 @@ def test_parameters_equal_the_shapes(name):
     assert count_unet_flops(UNETS[name], 8, 8).total.params == sum(
         math.prod(leaf.shape) for leaf in shapes
     )
+
+
+def test_a_networks_count_is_that_of_its_canvas():
+    height, width, _ = SETTINGS.canvas.shape
+    assert height != width
+    (alone,) = count_network_flops(SETTINGS, UNETS["tiny"], text_tokens=5)
+    assert alone == count_unet_flops(UNETS["tiny"], height, width, text_tokens=5)
 
 
 def test_vae_parameters_and_training_cost():

@@ -47,7 +47,8 @@ def test_lines_that_occur_twice_are_used_once(tmp_path, caplog):
         Pair("a.jpg", "b.jpg", "upper"),
         Pair(*["b.jpg"] * 2),
     ]
-    assert caplog.messages == [f"{path}: 1 lines occur twice (such as a.jpg b.jpg); used once"]
+    said = "1 line of pairs that occur more than once (such as a.jpg b.jpg); each is used once"
+    assert caplog.messages == [f"{path}: {said}"]
     path.write_text("a.jpg b.jpg 0\na.jpg b.jpg dress\n")
     with pytest.raises(OmfaError, match="with two categories: upper and dress; mend the list"):
         read_pair_list(path, "--pairs")

@@ -100,7 +100,7 @@ def place(tmp_path_factory):
         UNET,
         in_channels=4,
         out_channels=4,
-        transformer_depth=(0, 1),
+        transformer_depth=(0, 0),
         context_dim=CONTEXT_DIM,
         pooled_dim=POOLED_DIM,
     )

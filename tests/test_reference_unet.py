@@ -202,7 +202,7 @@ def test_the_null_branch_has_features_of_its_own(params):
 def test_flops_are_the_compilers(monkeypatch):
     """XLA counts a loop's body once, so the stacks are unrolled; norms and softmax are in its.
 
-    Without a reference UNet: test_flops.
+    Without a reference UNet, of its canvas: test_flops.
     """
     scan = transformer.nn.scan
     monkeypatch.setattr(

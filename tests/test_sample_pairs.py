@@ -7,6 +7,7 @@ import jax
 import pytest
 import tiny_viton as tiny
 from tiny_model import make_tiny_model, save_tiny_model
+from tiny_training import UNET
 
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
@@ -26,7 +27,8 @@ SPACED = "my aunt 2nd.photo"
 
 @pytest.fixture(scope="module")
 def model():
-    return make_tiny_model()
+    # with attention: what depends on the batch most easily
+    return make_tiny_model(config=UNET)
 
 
 @pytest.fixture(scope="module")

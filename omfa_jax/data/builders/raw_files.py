@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,10 +210,11 @@ def read_pair_list(path: Path, flag: str) -> list[Pair]:
                 f" {words}; mend the list, or change {flag}"
             )
     if len(pairs) < len(found):
-        twice = next(pair for number, pair in enumerate(found) if pair in found[:number])
+        twice = next(pair for pair, times in Counter(found).items() if times > 1)
+        more = len(found) - len(pairs)
         log.warning(
-            "%s: %d lines occur twice (such as %s %s); used once",
-            *(path, len(found) - len(pairs), twice.person, twice.garment),
+            "%s: %d %s of pairs that occur more than once (such as %s %s); each is used once",
+            *(path, more, "lines" if more > 1 else "line", twice.person, twice.garment),
         )
     return pairs
 
