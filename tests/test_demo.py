@@ -5,6 +5,7 @@ import json
 
 import jax
 import pytest
+from one_device import use_one_device
 from tiny_model import save_tiny_model
 
 import omfa_jax as omfa
@@ -32,6 +33,7 @@ def start(tmp_path, monkeypatch):
 
 
 def test_the_demo_runs_from_nothing_to_the_report(start, tmp_path, monkeypatch):
+    use_one_device(monkeypatch)
     # Muon's step takes half a minute longer to compile than AdamW's
     load = config_lib.load_config
     adamw = "--config.optimizer.name=adamw"

@@ -12,6 +12,7 @@ from typing import Any
 import documents
 import numpy as np
 import pytest
+from one_device import use_one_device
 from small_encoders import CONTEXT_DIM, POOLED_DIM, write_encoders
 from small_models import SMALL_VAE
 from tiny_training import UNET
@@ -78,6 +79,13 @@ def run(line: str) -> int:
         return convert_weights.main(words[2:])
     assert words[0] == "omfa", line
     return main(words[1:])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

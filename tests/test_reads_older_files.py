@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from one_device import use_one_device
 
 import convert_weights
 from omfa_jax.cli import config_lib
@@ -28,6 +29,13 @@ CANVAS = (
     "--config.canvas.face=(32, 32)",
     "--config.model.init_unet=true",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
