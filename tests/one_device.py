@@ -1,6 +1,6 @@
 """`omfa train` on one of the tests' eight devices, whose step compiles in half the time.
 
-For tests of what comes before and after the step; test_train_files runs the command on all.
+For tests of what comes before and after the step; test_train_files trains a diffusion model on all.
 """
 
 import functools

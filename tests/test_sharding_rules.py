@@ -20,7 +20,9 @@ UNET = get_unet_config(
     "xs",
     in_channels=SETTINGS.in_channels,
     out_channels=SETTINGS.out_channels,
-    transformer_depth=(0, 0, 3),
+    block_channels=(96, 192),
+    transformer_depth=(0, 3),
+    heads=(1, 3),
 )
 COLLECTIVE = re.compile(
     r"= (.*?) (all-gather|reduce-scatter|all-reduce|all-to-all|collective-permute)(?:-start)?\("

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tiny_viton as tiny
+from one_device import use_one_device
 from tiny_model import VAE
 from tiny_training import UNET
 
@@ -64,7 +65,9 @@ def autoencoder(records, tmp_path_factory):
     """Return the model folder of a VAE trained for two steps."""
     workdir = tmp_path_factory.mktemp("vae")
     flags = [f"--config.data.records={records}", "--config.autoencoder.crop_px=16"]
-    omfa_train("tiny_vae", workdir, 2, *flags)
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        omfa_train("tiny_vae", workdir, 2, *flags)
     return workdir / "model"
 
 
@@ -75,7 +78,8 @@ def test_a_new_autoencoder_has_latents_of_unit_spread(autoencoder):
     assert model.unet_params is None
 
 
-def test_a_decoder_alone_keeps_the_latents(autoencoder, records, tmp_path):
+def test_a_decoder_alone_keeps_the_latents(autoencoder, records, tmp_path, monkeypatch):
+    use_one_device(monkeypatch)
     flags = [
         f"--config.autoencoder.decoder_of={autoencoder}",
         f"--config.data.records={records}",
