@@ -42,7 +42,7 @@ def make_own(beta=1.5):
         (0, 0, 5), (0, 0, 0), focal_px=700, width_px=width, height_px=height
     )
     params = make_neutral_params().replace(betas=np.full(10, beta, np.float32))
-    return PosedBodies([params], camera, get_body_model(None), "keypoints")
+    return PosedBodies([params], camera, get_body_model(None), "keypoints", "photo")
 
 
 @pytest.fixture
