@@ -10,7 +10,7 @@ from tiny_model import save_tiny_model
 import omfa_jax as omfa
 from omfa_jax import model_loading
 from omfa_jax.body.body_file import load_body
-from omfa_jax.cli import config_lib, demo_command
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.evals.demo_photo import FOUND, KNOWN, OTHER
 from omfa_jax.evals.scores_file import read_scores

@@ -58,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run all stages, and log the name and duration of each."""
+    from omfa_jax.model_loading import TINY_FOLDER
+
     workdir = require_writable_dir(options.workdir, "--workdir").absolute()
     if not CONFIG.is_file():
         raise OmfaError(f"the demo's config is not at {CONFIG}; run it from a checkout (make demo)")
