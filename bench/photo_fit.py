@@ -72,25 +72,50 @@ def measure_widths(model: BodyModel, params: BodyParams, camera: Camera) -> dict
     }
 
 
+@dataclass(frozen=True)
+class JointErrors:
+    """Of joints in the photo: distances in mm, that in the photo as a share of the body's height.
+
+    `found` and `true` are all joints in camera axes, metres from the pelvis.
+    """
+
+    body_mm: float
+    arms_mm: list[float]
+    of_body: float
+    found: np.ndarray
+    true: np.ndarray
+
+
+def compare_joints(
+    model: BodyModel, photo: RenderedPhoto, params: BodyParams, camera: Camera
+) -> JointErrors:
+    """Return how far a body's joints are from the true ones."""
+    found, pixels, depth = _see(model, params, camera)
+    true, want, _ = _see(model, photo.params, photo.camera)
+    shown = np.all((want > 0) & (want < (photo.camera.width_px, photo.camera.height_px)), axis=1)
+    apart = 1000 * np.linalg.norm(found - true, axis=1)
+    height_px = camera.focal_px[0] * BODY_HEIGHT_M / depth[0]
+    return JointErrors(
+        float(apart[shown].mean()),
+        [float(apart[i]) for i in ARMS if shown[i]],
+        float(np.linalg.norm(pixels - want, axis=1)[shown].mean() / height_px),
+        found,
+        true,
+    )
+
+
 def measure(model: BodyModel, photo: RenderedPhoto, fit: FitResult) -> Measured:
     """Return the errors of a fit."""
-    (found, pixels, depth), (real, want, _) = (
-        _see(model, params, camera)
-        for params, camera in ((fit.params, fit.camera), (photo.params, photo.camera))
-    )
-    size = (photo.camera.width_px, photo.camera.height_px)
-    shown = np.all((want > 0) & (want < size), axis=1)
-    distance = 1000 * np.linalg.norm(found - real, axis=1)
-    height = fit.camera.focal_px[0] * BODY_HEIGHT_M / depth[0]
+    joints = compare_joints(model, photo, fit.params, fit.camera)
     widths = measure_widths(model, fit.params, fit.camera)
     true = measure_widths(model, photo.params, photo.camera)
     return Measured(
-        float(distance[shown].mean()),
-        [float(distance[i]) for i in ARMS if shown[i]],
-        float(np.linalg.norm(pixels - want, axis=1)[shown].mean() / height),
+        joints.body_mm,
+        joints.arms_mm,
+        joints.of_body,
         {name: widths[name] / true[name] - 1 for name in WIDTHS},
-        compute_lean(found) - compute_lean(real),
-        compute_turn(found) - compute_turn(real),
+        compute_lean(joints.found) - compute_lean(joints.true),
+        compute_turn(joints.found) - compute_turn(joints.true),
         fit.report.accepted,
     )
 

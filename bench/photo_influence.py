@@ -18,14 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from photo_fit import compare_joints
 
 import omfa_jax as omfa
 from omfa_jax.body.body_model import BodyModel
-from omfa_jax.body.body_params import BodyParams
-from omfa_jax.body.camera import Camera
-from omfa_jax.body.fit.fitter import BODY_HEIGHT_M
-from omfa_jax.body.smplx_forward import forward
-from omfa_jax.body.smplx_joints import JOINT_INDEX
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import encode_jpeg, from_signed, read_rgb, write_image
 from omfa_jax.data.builders.face_box import find_face_box
@@ -46,7 +42,6 @@ SHIPPED = Path(__file__).parents[1] / "omfa_jax" / "assets" / "tiny"
 WORLD_SEED = 1
 # examples per call of the sampler
 ROWS = 4
-ARMS = [JOINT_INDEX[f"{side}_{name}"] for side in ("left", "right") for name in ("elbow", "wrist")]
 KNOWN, OTHER, PHOTO, WHOLE = "known", "another person's", "from the photo", "and the face, too"
 SHOWN = 8
 
@@ -106,23 +101,8 @@ def compare_bodies(model: BodyModel, case: Case) -> tuple[float, float, float]:
     """
     assert case.found is not None and case.found.body is not None
     body = case.found.body
-    found, pixels, depth = _see(model, body.bodies[0], body.camera)
-    true, want, _ = _see(model, case.large.params, case.large.camera)
-    camera = case.large.camera
-    shown = np.all((want > 0) & (want < (camera.width_px, camera.height_px)), axis=1)
-    apart = 1000 * np.linalg.norm(found - true, axis=1)
-    height_px = body.camera.focal_px[0] * BODY_HEIGHT_M / depth[0]
-    arms = [apart[i] for i in ARMS if shown[i]]
-    across = np.linalg.norm(pixels - want, axis=1)[shown].mean() / height_px
-    return float(across), float(apart[shown].mean()), float(np.mean(arms or [np.nan]))
-
-
-def _see(
-    model: BodyModel, params: BodyParams, camera: Camera
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    _, joints = forward(model, params)
-    pixels, depth = camera.project(joints[:22])
-    return (joints[:22] - joints[0]) @ camera.rotation.T, pixels, depth
+    found = compare_joints(model, case.large, body.bodies[0], body.camera)
+    return found.of_body, found.body_mm, float(np.mean(found.arms_mm or [np.nan]))
 
 
 def sample_all(

@@ -9,8 +9,9 @@ from one_device import use_one_device
 from tiny_model import save_tiny_model
 
 import omfa_jax as omfa
+from omfa_jax import model_loading
 from omfa_jax.body.body_file import load_body
-from omfa_jax.cli import config_lib, demo_command
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.evals.demo_photo import FOUND, KNOWN, OTHER
 from omfa_jax.evals.scores_file import read_scores
@@ -22,14 +23,14 @@ from omfa_jax.sampling.pose_sources import PosedBodies, get_body_model
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """The model that ships with a UNet of a few weights in its place, which compiles in no time."""
-    model = omfa.load_model(demo_command.TINY)
+    model = omfa.load_model(model_loading.TINY_FOLDER)
     sizes = {"block_channels": (16, 32), "transformer_depth": (0, 0), "heads": (2, 4)}
     config = dataclasses.replace(model.unet_config, **sizes)
     monkeypatch.setitem(UNETS, "tiny", config)
     unet = jax.device_get(jax.jit(lambda: init_unet(config, jax.random.key(0)))())
     model = dataclasses.replace(model, unet_config=config, unet_params=unet)
     folder = save_tiny_model(tmp_path / "start", model)
-    monkeypatch.setattr(demo_command, "TINY", folder)
+    monkeypatch.setattr(model_loading, "TINY_FOLDER", folder)
 
 
 def test_the_demo_runs_from_nothing_to_the_report(start, tmp_path, monkeypatch):

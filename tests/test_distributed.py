@@ -99,9 +99,12 @@ def test_place_in_job(variables, place):
         ({"RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "a"}, "=$MASTER_ADDR:PORT (of process 0"),
         (
             {"RANK": "1", "WORLD_SIZE": "8"},
-            "started 8 processes, which JAX does not read: set JAX_COORDINATOR_ADDRESS=HOST:PORT",
+            "asks for 8 processes, which JAX does not read: set JAX_COORDINATOR_ADDRESS=HOST:PORT",
         ),
-        ({"LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "torchrun (or a PyTorchJob) started 2 processes"),
+        (
+            {"LOCAL_RANK": "0", "WORLD_SIZE": "2"},
+            "a job script that sets WORLD_SIZE asks for 2 processes",
+        ),
     ],
 )
 def test_an_environment_that_lacks_something_is_one_line(variables, words):

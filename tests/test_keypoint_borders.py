@@ -90,8 +90,8 @@ def test_sample_refuses_given_keypoints_and_passes_over_found_ones(raw, caplog):
         files = PersonFiles(photo, keypoints=keypoints, **options)
         files = find_files_beside(files, "normals", null_pose=True)
         picture = read_rgb(photo)
-        rows = read_photo_keypoints(files, *picture.shape[:2])
-        return find_face(files, picture, rows, required=True)
+        found = read_photo_keypoints(files, *picture.shape[:2])
+        return find_face(files, picture, None if found is None else found.rows, required=True)
 
     other = str(files / "00001_00_keypoints.json")
     with pytest.raises(OtherSizeError, match="keypoints of another size than the photo"):

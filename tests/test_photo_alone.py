@@ -1,5 +1,8 @@
 """A person's photo alone gives face, pose and body; poses by name and of another photo."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_viton as tiny
@@ -16,9 +19,15 @@ from omfa_jax.core.images import read_rgb, write_image
 from omfa_jax.model_loading import read_settings
 from omfa_jax.sampling import photo_people
 from omfa_jax.sampling.pairs_sampling import PairInputs, PhotoFolder, Progress
+from omfa_jax.sampling.photo_files import PersonFiles
 from omfa_jax.sampling.photo_people import make_photo_rows, warn_of_worn_garment
 from omfa_jax.sampling.pose_sources import PosedBodies, get_body_model
-from omfa_jax.sampling.posed_people import copy_pose, find_pose_kind, has_map_background
+from omfa_jax.sampling.posed_people import (
+    copy_pose,
+    find_pose_kind,
+    has_map_background,
+    read_person_body,
+)
 
 SIZE_PX = (400, 300)
 
@@ -42,7 +51,7 @@ def make_own(beta=1.5):
         (0, 0, 5), (0, 0, 0), focal_px=700, width_px=width, height_px=height
     )
     params = make_neutral_params().replace(betas=np.full(10, beta, np.float32))
-    return PosedBodies([params], camera, get_body_model(None), "keypoints")
+    return PosedBodies([params], camera, get_body_model(None), "keypoints", "photo")
 
 
 @pytest.fixture
@@ -81,6 +90,58 @@ def test_a_list_says_which_bodies_were_fitted(found, tmp_path, caplog):
     progress.fitted = 2
     progress.report_end(1)
     assert "2 of them had no body beside the photo: fitted here" in caplog.text
+
+
+def test_a_landmarks_file_is_fitted_like_the_photo_alone(tmp_path, monkeypatch, caplog):
+    person, photo = make_landmarks(), np.full((*SIZE_PX, 3), 200, np.uint8)
+    person.world_m[:] = np.linspace(-0.5, 0.5, 33)[:, None]
+    for folder in ("image", "openpose_json"):
+        (tmp_path / folder).mkdir()
+    write_image(tmp_path / "image/me.png", photo)
+    path = tmp_path / "openpose_json/me_keypoints.json"
+    # written by another program
+    path.write_text(json.dumps(make_document([person], "me.png", (300, 400)), indent=1))
+    given = []
+    monkeypatch.setattr(
+        "omfa_jax.body.landmarks.landmark_json.find_people",
+        lambda _: [replace(person, mask=np.ones(SIZE_PX))],
+    )
+
+    def fit(found, *_):
+        given.append(found)
+        return make_own()
+
+    monkeypatch.setattr(photo_people, "fit_photo_body", fit)
+    monkeypatch.setattr(photo_people, "fit_body", None)
+    slots = omfa.SlotFitter(read_settings(TINY))
+    me = omfa.load_person(slots, tmp_path / "image/me.png")
+    other = read_person_body(PersonFiles(pose=tmp_path / "image/me.png"), None)
+    for body in (me.body, other):
+        assert body is not None and body.fitted_to == "keypoints"
+    assert len(given) == 2
+    for one in given:
+        assert one.mask.all()
+        np.testing.assert_allclose(one.world_m, person.world_m, atol=6e-5)
+
+    def refuse(*_):
+        raise OmfaError("rejected: why")
+
+    # as for other keypoints, the model then chooses
+    monkeypatch.setattr(photo_people, "fit_photo_body", refuse)
+    assert omfa.load_person(slots, tmp_path / "image/me.png").pose is None
+    assert "no body from these keypoints: rejected: why" in caplog.text
+
+
+def test_a_list_says_that_damaged_keypoints_were_not_used(found, tmp_path):
+    for folder in ("image", "openpose_json"):
+        (tmp_path / folder).mkdir()
+    write_image(tmp_path / "image/me.png", np.full((*SIZE_PX, 3), 200, np.uint8))
+    (tmp_path / "openpose_json/me_keypoints.json").write_text("{")
+    settings = read_settings(TINY)
+    row = next(task for task in settings.tasks if task.name == "try_off")
+    inputs = PairInputs(row, PhotoFolder(tmp_path / "image", "--persons"), None)
+    read = inputs.load(omfa.SlotFitter(settings), "me.png", "")[2]
+    assert read["body"] == "fitted to the photo"
 
 
 def test_a_named_pose_keeps_shape_and_camera(found):

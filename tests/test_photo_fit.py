@@ -21,10 +21,12 @@ from omfa_jax.body.fit.keypoint_projection import BETAS, DEPTH, POSE, SIZE, TURN
 from omfa_jax.body.fit.keypoints import BLAZEPOSE, BODY_25, find_landmark_vertices
 from omfa_jax.body.fit.outline_rows import compute_outline_rows, linearize_outline
 from omfa_jax.body.fit.photo_fitter import make_rows
+from omfa_jax.body.fit.pose_prior import TRUNK_SPREAD, compute_residuals
 from omfa_jax.body.fit.skeleton import load_skeleton
 from omfa_jax.body.landmarks import LANDMARK_INDEX, LANDMARK_NAMES, PersonLandmarks
+from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.body.smplx_forward import forward
-from omfa_jax.body.smplx_joints import JOINT_INDEX
+from omfa_jax.body.smplx_joints import JOINT_INDEX, PARTS
 from omfa_jax.body.zbuffer import rasterize
 from omfa_jax.core.errors import OmfaError
 
@@ -175,6 +177,49 @@ def test_outline_gives_the_widths_of_a_body_of_known_shape(monkeypatch):
         x[BETAS] += step
     after = np.abs(measure_widths(x) / measure_widths(true) - 1)
     assert before.max() > 0.15 and after.max() < 0.05, (before, after)
+
+
+def test_each_part_has_the_margin_of_its_clothes(monkeypatch):
+    params, camera = see_body(make_x())
+    distance = camera.to_camera(forward(MODEL, params)[1][:1].astype(np.float64))[0, 2]
+    gap_px = 0.05 * camera.focal_px[0] / distance
+    monkeypatch.setattr(silhouette, "measure_gaps", lambda _, px, *more: np.full(len(px), gap_px))
+    points = silhouette.find_outline_points(MODEL, params, camera, np.ones(SIZE_PX[::-1]))
+    found: dict[str, list[float]] = {}
+    for i in np.flatnonzero(points.sureness):
+        (vertex,) = np.flatnonzero((MODEL.v_template == points.rest[i]).all(axis=1))[:1]
+        place, _ = camera.project(forward(MODEL, params)[0][[vertex]].astype(np.float64))
+        at = ((place[0] - camera.center_px) / camera.focal_px[0]) @ points.normals[i]
+        margin = 0.05 - (points.targets[i] - at) * distance
+        found.setdefault(PARTS[MODEL.part_ids[vertex]].split("_")[-1], []).append(margin)
+    assert {"spine1", "spine2", "spine3", "elbow", "knee"} <= set(found)
+    for name, margins in found.items():
+        is_trunk = name == "pelvis" or name.startswith("spine")
+        cloth = silhouette.CLOTHES[name] if is_trunk else silhouette.OTHER_CLOTHES
+        np.testing.assert_allclose(margins, cloth.margin_m, atol=1e-4)
+
+
+def test_a_trunk_that_leans_to_the_camera_is_unlikely():
+    # beside it: betas and the depth
+    trunk, angle = -12, 0.1
+    turn, pitch = axis_angle_to_matrix(np.array([(0, 1.0, 0), (angle, 0, 0)]))
+    bent = np.zeros((21, 3))
+    bent[[JOINT_INDEX[f"spine{number}"] - 1 for number in (1, 2, 3)], 0] = -angle / 3
+    alone, straight, spines = (
+        float(
+            compute_residuals(jnp.asarray(w), jnp.asarray(facing), jnp.zeros(10), jnp.zeros(()))[
+                trunk
+            ]
+        )
+        for w, facing in (
+            (np.zeros((21, 3)), turn @ pitch),
+            (bent, turn @ pitch),
+            (bent, turn),
+        )
+    )
+    assert alone == pytest.approx(angle / TRUNK_SPREAD, rel=0.01)
+    assert straight == pytest.approx(0, abs=0.01)
+    assert spines == pytest.approx(-angle / TRUNK_SPREAD, rel=0.01)
 
 
 def test_outline_rows_equal_their_linearisation():

@@ -93,8 +93,9 @@ def test_stored_landmarks_are_fitted_with_depths_and_mask(shown, tmp_path):
         json.dumps({"people": [{"pose_keypoints_2d": photo.keypoints.ravel().tolist()}]})
     )
     assert read() == (None, ())
-    path.write_text('{"format": "omfa_landmarks", "people": [{"keypoints": []}]}')
-    with pytest.raises(OmfaError, match=r"damaged .* omfa data keypoints"):
+    del document["people"][0]["world_m"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(OmfaError, match=r"damaged \(no world_m\); .* omfa data keypoints"):
         read_person(path, 0, photo.image)
 
 

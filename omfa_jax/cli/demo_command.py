@@ -16,9 +16,7 @@ from omfa_jax.core.errors import OmfaError, format_install_hint
 
 log = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parents[1]
-TINY = PACKAGE / "assets" / "tiny"
-CONFIG = PACKAGE.parent / "configs" / "demo.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "demo.py"
 SEED = 7
 
 
@@ -60,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run all stages, and log the name and duration of each."""
+    from omfa_jax.model_loading import TINY_FOLDER
+
     workdir = require_writable_dir(options.workdir, "--workdir").absolute()
     if not CONFIG.is_file():
         raise OmfaError(f"the demo's config is not at {CONFIG}; run it from a checkout (make demo)")
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
     stages.run("make a synthetic data set", lambda: synthesize(raw, options))
     stages.run("render pose maps", lambda: render_poses(raw, config, options))
     stages.run("build records", lambda: build(raw, records))
-    stages.run("import the PyTorch weights", lambda: import_weights(TINY, imported))
+    stages.run("import the PyTorch weights", lambda: import_weights(TINY_FOLDER, imported))
     stages.run("encode latents", lambda: encode(config, records, imported, latents))
     stages.run("continue training", lambda: train(config, trained))
 

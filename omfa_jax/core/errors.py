@@ -26,6 +26,16 @@ def raise_all(errors: Sequence[OmfaError]) -> None:
         raise errors[0] if len(errors) == 1 else OmfaError("\n".join(map(str, errors)))
 
 
+def describe_damage(error: Exception) -> str:
+    """Return what is wrong with a file's content: "no NAME" for a KeyError, else the error's text.
+
+    An error without a text is said by its type.
+    """
+    if isinstance(error, KeyError) and error.args:
+        return f"no {error.args[0]}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def require_modules(what: str, extra: str, *modules: str) -> None:
     """Raise an OmfaError with the install command if one of `modules` is not installed.
 

@@ -25,8 +25,8 @@ from omfa_jax.synthetic.world_folder import FINISHED_FILE
 
 log = logging.getLogger(__name__)
 
-# The photo has this many times the size of the model's images, about that of a real one. In the
-# latter one body in twelve is not found: a hand has 5 px.
+# The photo has this many times the size of the model's images, about that of a real one. In
+# photos of the model's own size, where a hand has 5 px, one body in twelve is not found.
 LARGER = 8
 # the section of the report
 PHOTO_ALONE = "From a photo alone: no keypoints, no body"

@@ -232,8 +232,9 @@ def _refuse_torchrun(read: _Reader) -> None:
         host = "$MASTER_ADDR" if read.environment.get("MASTER_ADDR") else "HOST"
         if count > 1:
             raise OmfaError(
-                f"torchrun (or a PyTorchJob) started {count} processes, which JAX does not read:"
-                f" set {ADDRESS}={host}:PORT (of process 0, a free port), {COUNT}=$WORLD_SIZE and"
+                f"torchrun, a PyTorchJob or a job script that sets WORLD_SIZE asks for {count}"
+                f" processes, which JAX does not read: set {ADDRESS}={host}:PORT (of process 0,"
+                f" a free port), {COUNT}=$WORLD_SIZE and"
                 f" {INDEX}=$RANK, or start with launch/local.sh (or unset WORLD_SIZE to run one"
                 " process)"
             )

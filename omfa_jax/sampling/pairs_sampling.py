@@ -37,7 +37,6 @@ from omfa_jax.sampling.pairs_folder import DONE, FAILED, PairsFolder
 from omfa_jax.sampling.person_inputs import PersonInputs
 from omfa_jax.sampling.photo_files import PersonFiles, find_files_beside, list_files
 from omfa_jax.sampling.picture_notes import collect_notes, divert_logs
-from omfa_jax.sampling.pose_sources import FITTED
 from omfa_jax.sampling.prepared_tasks import SampleRequest, read_row
 from omfa_jax.sampling.sampler import Sampler
 
@@ -131,8 +130,8 @@ class PairInputs:
         pasted = "person" in self.row.noised and me.frame is not None and me.frame.crop is not None
         kept = PersonInputs(me.photo if pasted else None, None, None, None, me.frame)
         read = list_files(files) | ({"garment": str(shop)} if shop else {})
-        if me.body is not None and me.body.source == FITTED:
-            read["body"] = "fitted to the " + ("keypoints" if "keypoints" in read else "photo")
+        if me.body is not None and me.body.fitted_to:
+            read["body"] = f"fitted to the {me.body.fitted_to}"
         return inputs, kept, read
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from omfa_jax.body.body_box import BodyBox, find_keypoint_box
+from omfa_jax.body.keypoints.keypoint_reader import PhotoKeypoints
 from omfa_jax.body.landmarks import PersonLandmarks
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.sampling.image_inputs import SlotFitter
@@ -21,8 +22,13 @@ from omfa_jax.sampling.photo_files import (
     read_photo_keypoints,
 )
 from omfa_jax.sampling.photo_frame import PhotoFrame, choose_crop, format_size, have_one_aspect
-from omfa_jax.sampling.photo_people import find_photo_person, fit_photo_body, make_photo_rows
-from omfa_jax.sampling.pose_sources import PosedBodies, PoseSource, fit_body, read_pose
+from omfa_jax.sampling.photo_people import (
+    find_photo_person,
+    fit_file_body,
+    fit_photo_body,
+    make_photo_rows,
+)
+from omfa_jax.sampling.pose_sources import PosedBodies, PoseSource, read_pose
 from omfa_jax.sampling.posed_people import find_pose_kind, pose_own_body
 
 log = logging.getLogger(__name__)
@@ -131,10 +137,11 @@ def read_person(
     if needs_own:
         own_files = find_files_beside(replace(files, pose=None), slots.pose_style, needs_body=True)
     crops_face = files.face is None and face_use != "unused"
-    rows, landmarks = None, None
+    found, rows, landmarks = None, None, None
     if photo is not None:
         if crops_face or own_files.fit_keypoints:
-            rows = read_photo_keypoints(files, *photo.shape[:2])
+            found = read_photo_keypoints(files, *photo.shape[:2])
+            rows = None if found is None else found.rows
         lacks_face = crops_face and rows is None and files.parse is None
         lacks_pose = rows is None and own_files.pose is None and not files.null_pose
         if lacks_face or lacks_pose:
@@ -147,7 +154,7 @@ def read_person(
         face = read_image_like(files.face, f"face ({files.prefix}face)")
     elif photo is not None and face_use != "unused":
         face = find_face(files, photo, rows, required=face_use == "required")
-    source = _find_pose(slots, own_files, photo, rows, landmarks, smplx_model)
+    source = _find_pose(slots, own_files, photo, found, landmarks, smplx_model)
     if needs_own:
         source = pose_own_body(slots.sizes["person"], files, kind == "name", source, smplx_model)
     if views is not None:
@@ -179,23 +186,22 @@ def _find_pose(
     slots: SlotFitter,
     files: PersonFiles,
     photo: Photo | None,
-    rows: Float[np.ndarray, "25 3"] | None,
+    found: PhotoKeypoints | None,
     landmarks: PersonLandmarks | None,
     smplx_model: str | None,
 ) -> PoseSource | None:
     if files.pose is not None:
         return read_pose(files.pose, slots.pose_style, smplx_model, f"{files.prefix}pose")
-    found = None
     if landmarks is not None and not files.null_pose:
         instead = f"{files.prefix}pose FILE or --null-pose, which lets the model choose one"
         return fit_photo_body(landmarks, smplx_model, files.name, instead)
-    if files.fit_keypoints and photo is not None and rows is not None:
-        height, width = photo.shape[:2]
-        found = fit_body(rows, (height, width), smplx_model, str(files.keypoints))
-    if found is None:
+    body = None
+    if files.fit_keypoints and photo is not None and found is not None:
+        body = fit_file_body(files, found, photo, smplx_model)
+    if body is None:
         whose = "no pose given" if files.photo is None else f"no pose for {files.name}"
         log.warning("%s: the model chooses one (null pose)", whose)
-    return found
+    return body
 
 
 def _advise(files: PersonFiles, lacks_face: bool, needs_own: bool) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from omfa_jax.body.keypoints.keypoint_reader import (
     KeypointsError,
     NoPersonError,
+    PhotoKeypoints,
     read_keypoints,
 )
 from omfa_jax.body.pose_map_style import require_map_style
@@ -115,8 +116,8 @@ def list_files(files: PersonFiles) -> dict[str, str]:
 
 def read_photo_keypoints(
     files: PersonFiles, height_px: int, width_px: int
-) -> Float[np.ndarray, "25 3"] | None:
-    """Return the keypoints of a photo of that size, (x px, y px, confidence) in BODY_25's order.
+) -> PhotoKeypoints | None:
+    """Return the keypoints of a photo of that size, in BODY_25's order.
 
     None without keypoints, and if they show nobody. Raises OmfaError for a given file that cannot
     be used; one that was found beside the photo is left out with a warning.
@@ -139,7 +140,7 @@ def read_photo_keypoints(
         return None
     for note in found.notes:
         log.warning("%s: %s", files.keypoints, note)
-    return found.rows
+    return found
 
 
 def find_face(

@@ -2,15 +2,21 @@
 
 import functools
 import logging
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from omfa_jax.body.keypoints.joint_orders import BLAZEPOSE_33, to_body_25
+from omfa_jax.body.keypoints.keypoint_reader import PhotoKeypoints
 from omfa_jax.body.landmarks import PersonLandmarks, find_people, find_person
+from omfa_jax.body.landmarks.landmark_json import is_landmark_file, read_person
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.sampling.pose_sources import FITTED, ONE_FIT, PosedBodies, get_body_model
+from omfa_jax.data.builders.keypoint_photos import NO_MASK
+from omfa_jax.sampling.photo_files import PersonFiles
+from omfa_jax.sampling.pose_sources import FITTED, ONE_FIT, PosedBodies, fit_body, get_body_model
 
 if TYPE_CHECKING:
     from omfa_jax.body.fit.photo_fitter import PhotoFitter
@@ -85,7 +91,30 @@ def fit_photo_body(
             f" in which the whole person is seen, or {instead}"
         )
     log.info("%s: median error of the fit %.1f px", name, fit.report.median_px)
-    return PosedBodies([fit.params], fit.camera, fitter.model, FITTED)
+    return PosedBodies([fit.params], fit.camera, fitter.model, FITTED, "photo")
+
+
+def fit_file_body(
+    files: PersonFiles, found: PhotoKeypoints, photo: Photo, smplx_model: str | None
+) -> PosedBodies | None:
+    """Return the body fitted to the keypoints `found` in a person's file, as `omfa data fit` does.
+
+    Of landmarks of `omfa data keypoints` depths and mask are used, too. If the fit is refused, the
+    reason is logged and there is no body. Raises OmfaError if such a file is damaged.
+    """
+    assert files.keypoints is not None, "something was found in it"
+    path = Path(files.keypoints)
+    if not is_landmark_file(path):
+        return fit_body(found.rows, photo.shape[:2], smplx_model, str(path))
+    person, has_mask = read_person(path, found.index, photo)
+    if not has_mask:
+        log.warning("%s: %s", path, NO_MASK)
+    try:
+        body = fit_photo_body(person, smplx_model, str(path), f"{files.prefix}pose FILE")
+    except OmfaError as error:
+        log.warning("no body from these keypoints: %s", error)
+        return None
+    return replace(body, fitted_to="keypoints")
 
 
 def warn_of_worn_garment(photo: Photo, name: str) -> None:

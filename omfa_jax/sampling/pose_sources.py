@@ -64,13 +64,15 @@ class PoseMap:
 class PosedBodies:
     """One body, or the views of a turn, and the camera of the photo.
 
-    `source` is that of `save_body`.
+    `source` is that of `save_body`; `fitted_to` is "keypoints" or "photo" if the body was fitted
+    here, "" if not.
     """
 
     bodies: Sequence[BodyParams]
     camera: Camera
     model: BodyModel
     source: str = ""
+    fitted_to: str = ""
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -146,7 +148,7 @@ def fit_body(
         log.warning(refusal, name, fit.report.reason)
         return None
     log.info("%s: median error of the fit %.1f px", name, fit.report.median_px)
-    return PosedBodies([fit.params], fit.camera, model, FITTED)
+    return PosedBodies([fit.params], fit.camera, model, FITTED, "keypoints")
 
 
 def get_body_model(path: str | None) -> BodyModel:

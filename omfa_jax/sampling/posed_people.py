@@ -22,11 +22,10 @@ from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import read_rgb
 from omfa_jax.sampling.image_like import read_image_like
 from omfa_jax.sampling.photo_files import PersonFiles, find_files_beside, read_photo_keypoints
-from omfa_jax.sampling.photo_people import find_photo_person, fit_photo_body
+from omfa_jax.sampling.photo_people import find_photo_person, fit_file_body, fit_photo_body
 from omfa_jax.sampling.pose_sources import (
     PosedBodies,
     PoseSource,
-    fit_body,
     get_body_model,
     read_pose,
 )
@@ -161,9 +160,9 @@ def read_person_body(files: PersonFiles, smplx_model: str | None) -> PosedBodies
         body = read_pose(other.pose, "", smplx_model, flag)
         assert isinstance(body, PosedBodies), "a body was asked for"
         return body
-    rows = read_photo_keypoints(other, *photo.shape[:2])
-    if rows is not None:
-        body = fit_body(rows, photo.shape[:2], smplx_model, str(other.keypoints))
+    found = read_photo_keypoints(other, *photo.shape[:2])
+    if found is not None:
+        body = fit_file_body(other, found, photo, smplx_model)
         if body is not None:
             return body
     taken = f"give a pose map with a black background or pose_maps.json beside it as {flag}"

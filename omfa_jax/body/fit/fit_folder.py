@@ -25,7 +25,7 @@ from omfa_jax.core.atomic_files import (
     parse_json,
     require_writable_file,
 )
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, describe_damage
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ def _read_report(path: Path) -> dict[str, dict[str, Any]]:
                 for name, entry in entries.items()}  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OmfaError(
-            f"{path}: damaged ({type(error).__name__}: {error}); delete it to fit again"
+            f"{path}: damaged ({describe_damage(error)}); delete it to fit again"
         ) from None
 
 

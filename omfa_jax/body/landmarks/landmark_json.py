@@ -27,11 +27,9 @@ from omfa_jax.body.landmarks.person_landmarks import (
     find_people,
 )
 from omfa_jax.core.atomic_files import parse_json
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, describe_damage
 
 FORMAT, VERSION = "omfa_landmarks", 1
-# of a file; the format is its first key
-BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 # a hundredth of a pixel, a tenth of a millimetre
 PX_DIGITS, SHARE_DIGITS, METRE_DIGITS = 2, 4, 4
 # median distance of a photo's landmarks from the file's, as a share of the person's box
@@ -53,12 +51,12 @@ def make_document(
 
 
 def is_landmark_file(path: Path) -> bool:
-    """Return whether a file begins as those of `make_document`; False if it cannot be read."""
+    """Return whether a file's format is that of `make_document`; False if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return file.read(len(BEGINNING)) == BEGINNING
-    except OSError:
+        document = parse_json(path.read_text())
+    except (OSError, ValueError):
         return False
+    return isinstance(document, dict) and document.get("format") == FORMAT
 
 
 def read_person(
@@ -86,7 +84,7 @@ def read_person(
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise OmfaError(
-            f"landmarks {path}: damaged ({type(error).__name__}: {error}); find them again with"
+            f"landmarks {path}: damaged ({describe_damage(error)}); find them again with"
             " omfa data keypoints --overwrite"
         ) from None
     limit = SAME_PERSON * max(x1 - x0, y1 - y0)

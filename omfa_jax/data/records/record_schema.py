@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets import proto
 
 from omfa_jax.core.atomic_files import parse_json, require_dir
-from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.errors import OmfaError, describe_damage, make_unknown_name_error
 from omfa_jax.core.exit_status import is_transient
 from omfa_jax.core.retry import call_with_retries
 
@@ -187,7 +187,7 @@ def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
         raise OmfaError(f"{folder} is not a complete records folder: {hint}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OmfaError(
-            f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error}); build again"
+            f"{folder / MANIFEST} is damaged ({describe_damage(error)}); build again"
         ) from None
     if written != FORMAT or kind not in RECORD_TYPES:
         came = f"kind {kind!r}, format {written}"
