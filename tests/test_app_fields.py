@@ -126,7 +126,7 @@ def test_photos_keep_their_protection_when_the_task_or_the_pose_changes(page, tm
     assert (shown, after) == ([False, True, True, False], [False, True, False, True])
     for part in fields:
         # what Gradio would ask in this session
-        asked = state[part._id] if part._id in state else part
+        asked = state.get(part._id, part)
         assert asked.preprocess(SimpleNamespace(path=str(text), url=None)) == str(text)
         with pytest.raises(Exception, match="links are not fetched"):
             asyncio.run(asked.async_move_resource_to_block_cache("http://127.0.0.1:1/me.jpg"))
