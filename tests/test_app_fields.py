@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from omfa_jax.app.example_photos import list_examples
+from omfa_jax.app.job_form import OF_ANOTHER
 from omfa_jax.app.settings import AppLimits
-from omfa_jax.app.upload_guard import UploadGuard
+from omfa_jax.app.upload_guard import UploadCounter, UploadGuard
 from omfa_jax.core.tasks import Task
 
 pytestmark = [
@@ -35,7 +36,8 @@ def field(monkeypatch, tmp_path):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     from omfa_jax.app.photo_field import make_photo_field
 
-    return make_photo_field("person", "Person", 1, shown=True)
+    uploads = UploadCounter(AppLimits(uploads=1))
+    return make_photo_field("person", "Person", 1, uploads, shown=True)[0]
 
 
 def test_photos_come_as_files_or_as_a_webcams_text(field, tmp_path):
@@ -50,6 +52,10 @@ def test_photos_come_as_files_or_as_a_webcams_text(field, tmp_path):
     assert taken.read_bytes() == PHOTO.read_bytes() and tmp_path in taken.parents
     with pytest.raises(Exception, match="Person: expected at most 1 MB"):
         field.preprocess(ImageData(url="data:image/jpeg;base64," + "A" * 2_000_000))
+    # the text became a file of the server, and is counted; files were when they came
+    with pytest.raises(Exception, match="Person: too many photos were uploaded to this page"):
+        field.preprocess(ImageData(url="data:image/jpeg;base64,AAAA"))
+    assert field.preprocess(ImageData(path=str(PHOTO))) == str(PHOTO)
 
 
 def test_links_are_not_fetched(field, tmp_path):
@@ -65,7 +71,8 @@ def test_uploads_are_bounded_in_size_and_number():
     async def page(scope, receive, send):
         passed.append(scope["path"])
 
-    guard = UploadGuard(page, AppLimits(upload_mb=1, uploads=2, keep_s=600), lambda: now[0])
+    limits = AppLimits(upload_mb=1, uploads=2, keep_s=600)
+    guard = UploadGuard(page, limits, UploadCounter(limits, lambda: now[0]))
 
     def post(length, path="/gradio_api/upload", method="POST"):
         sent = []
@@ -89,13 +96,43 @@ def test_uploads_are_bounded_in_size_and_number():
     assert post(9) is None and len(passed) == 5
 
 
-def test_a_full_queue_is_said_on_the_page(monkeypatch):
+@pytest.fixture
+def page(monkeypatch, tmp_path):
+    """The page of two tasks and one pose."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     from omfa_jax.app import web_page
 
     picture = {"t_pose": np.zeros((8, 8, 3), np.uint8)}
     monkeypatch.setattr(web_page, "draw_pose_pictures", lambda: picture)
-    row = Task("try_on", ("person",), 1, "")
-    page = web_page.build_page(SimpleNamespace(limits=AppLimits(queue=2), tasks=[row]))
+    rows = [Task("try_on", ("person",), 1, ""), Task("try_off", ("garment",), 1, "")]
+    limits = AppLimits(queue=2)
+    return web_page.build_page(SimpleNamespace(limits=limits, tasks=rows), UploadCounter(limits))
+
+
+def test_photos_keep_their_protection_when_the_task_or_the_pose_changes(page, tmp_path):
+    from gradio.state_holder import SessionState
+
+    text, state = tmp_path / "shirt.jpg", SessionState(page)
+    text.write_text("a text")
+    changes = [event for event in page.fns.values() if event.targets[0][1] == "change"]
+    for event, chosen in zip(changes, ("try_off", OF_ANOTHER), strict=True):
+        asyncio.run(page.postprocess_data(event, event.fn(chosen), state))
+    (click,) = (event for event in page.fns.values() if event.name == "run")
+    names = ("source", "person", "garment", "pose_photo")
+    fields = [part for part in click.inputs if part.elem_id in names]
+    assert [part.elem_id for part in fields] == [*names]
+    shown = [part.parent.visible for part in fields]
+    after = [state[part.parent._id].visible for part in fields]
+    assert (shown, after) == ([False, True, True, False], [False, True, False, True])
+    for part in fields:
+        # what Gradio would ask in this session
+        asked = state.get(part._id, part)
+        assert asked.preprocess(SimpleNamespace(path=str(text), url=None)) == str(text)
+        with pytest.raises(Exception, match="links are not fetched"):
+            asyncio.run(asked.async_move_resource_to_block_cache("http://127.0.0.1:1/me.jpg"))
+
+
+def test_a_full_queue_is_said_on_the_page(page, monkeypatch):
     say = next(event for event in page.fns.values() if event.name == "say_if_full")
     # asked past the queue, when the click was refused
     assert not say.queue and say.trigger_only_on_failure

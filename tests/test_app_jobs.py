@@ -55,7 +55,7 @@ class PreviewStandIn(StandIn):
 @pytest.fixture
 def runner(monkeypatch, tmp_path):
     monkeypatch.setattr("omfa_jax.app.job_runner.PreviewSampler", PreviewStandIn)
-    return JobRunner(TINY_FOLDER, tmp_path)
+    return JobRunner("tiny", tmp_path)
 
 
 def finish(runner, form):
@@ -140,6 +140,26 @@ def test_files_that_are_no_photo_or_show_nobody_are_said_so(runner, tmp_path):
     with pytest.raises(OmfaError, match=r"photo of the person: no person found \(best score"):
         finish(runner, form(person=GARMENTS[1]))
     assert not [*tmp_path.glob("job_*")], "nothing is left of jobs that failed"
+
+
+def test_only_the_small_model_is_named(runner, monkeypatch, tmp_path):
+    assert JobRunner(TINY_FOLDER, tmp_path).shown_checkpoint == runner.shown_checkpoint == "tiny"
+    # a folder of that name goes before
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.setattr("omfa_jax.app.job_runner.load_model", lambda _: runner.model)
+    assert JobRunner("tiny", tmp_path).shown_checkpoint is None
+
+
+def test_warming_up_says_in_a_line_what_fails_and_nothing_when_stopped(runner, monkeypatch, caplog):
+    text = "try-on is not compiled before its first use: photo of the person: no person found"
+    monkeypatch.setattr("omfa_jax.app.job_runner.list_examples", lambda _: [GARMENTS[1]])
+    runner.warm_up()
+    assert [text in line for line in caplog.messages].count(True) == 1
+    caplog.clear()
+    runner.close(0)
+    runner.warm_up()
+    assert not caplog.messages
 
 
 def test_a_visitor_who_leaves_ends_the_job(runner, tmp_path):

@@ -30,7 +30,7 @@ from omfa_jax.body.pose_library import load_pose_library
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed, resize, write_image
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
-from omfa_jax.model_loading import TINY, TINY_FOLDER, load_model
+from omfa_jax.model_loading import TINY, TINY_FOLDER, find_model_folder, load_model
 from omfa_jax.sampling.prepared_tasks import PreparedTask, Results, prepare_task
 from omfa_jax.sampling.preview_sampler import PreviewSampler
 
@@ -101,9 +101,9 @@ class JobRunner:
         limits: AppLimits | None = None,
         dtype: str = "auto",
     ):
-        shipped = Path(checkpoint).resolve() == TINY_FOLDER.resolve()
+        shipped = find_model_folder(checkpoint).resolve() == TINY_FOLDER.resolve()
         # where the model lies on the server is no help to a visitor, and none of their business
-        self._shown_checkpoint = TINY if shipped else None
+        self.shown_checkpoint = TINY if shipped else None
         self.limits = limits or AppLimits()
         self._folder = folder
         self.model = load_model(checkpoint)
@@ -140,8 +140,13 @@ class JobRunner:
         if "try_on" not in list_tasks(self.tasks):
             return
         person, garment = (str(list_examples(kind)[0]) for kind in ("image", "cloth"))
-        for _ in self.run(JobForm("try_on", person, garment, steps=2)):
-            pass
+        try:
+            for _ in self.run(JobForm("try_on", person, garment, steps=2)):
+                pass
+        except OmfaError as error:
+            if not self._is_closing.is_set():
+                log.warning("try-on is not compiled before its first use: %s", error)
+            return
         log.info("try-on is compiled; other tasks are at their first use")
 
     def close(self, seconds: float) -> None:
@@ -205,7 +210,7 @@ class JobRunner:
                 # the reporter holds the job's photos
                 self._sampler.on_preview = None
             pictures += place_results(prepared, results, seed)
-        commands = write_commands(form, folder, placed, pose, self._shown_checkpoint)
+        commands = write_commands(form, folder, placed, pose, self.shown_checkpoint)
         for index, (picture, _) in enumerate(pictures):
             write_image(folder / "results" / f"result_{index:02d}.png", picture)
         (folder / "command.txt").write_text(commands + "\n")

@@ -6,24 +6,29 @@ import gradio as gr
 from gradio.processing_utils import save_base64_to_cache
 from gradio_client.utils import is_http_url_like
 
+from omfa_jax.app.upload_guard import UploadCounter
+
 # base64 writes 3 bytes as 4 characters
 BASE64_SHARE = 3 / 4
 
 
-def make_photo_field(name: str, label: str, upload_mb: int, *, shown: bool) -> gr.Image:
-    """Return the field of one photo, which hands over the visitor's file as it is.
+def make_photo_field(
+    name: str, label: str, upload_mb: int, uploads: UploadCounter, *, shown: bool
+) -> tuple[gr.Image, gr.Column]:
+    """Return the field of one photo, which hands over the visitor's file as it is, and its column.
 
-    Links are refused: Gradio would fetch them, whatever their size.
+    Links are refused: Gradio would fetch them, whatever their size. Show and hide the column, never
+    the field: after `gr.update` of a component Gradio uses a fresh one of its class.
     """
-    field = gr.Image(
-        type="filepath",
-        label=label,
-        sources=["upload", "clipboard", "webcam"],
-        height=330,
-        visible=shown,
-        elem_id=name,
-        buttons=[],
-    )
+    with gr.Column(visible=shown, min_width=160) as column:
+        field = gr.Image(
+            type="filepath",
+            label=label,
+            sources=["upload", "clipboard", "webcam"],
+            height=330,
+            elem_id=name,
+            buttons=[],
+        )
     move = field.async_move_resource_to_block_cache
 
     async def move_file(place: Any) -> str | None:
@@ -38,6 +43,9 @@ def make_photo_field(name: str, label: str, upload_mb: int, *, shown: bool) -> g
         if (payload.url or "").startswith("data:"):
             if len(payload.url) * BASE64_SHARE > upload_mb * 1e6:
                 raise gr.Error(f"{label}: expected at most {upload_mb} MB")
+            # it becomes a file here, past the guard of uploads
+            if why := uploads.count():
+                raise gr.Error(f"{label}: {why}")
             return save_base64_to_cache(payload.url, field.GRADIO_CACHE)
         return payload.path
 
@@ -45,4 +53,4 @@ def make_photo_field(name: str, label: str, upload_mb: int, *, shown: bool) -> g
     # would make it write a stub file beside this one
     setattr(field, "preprocess", read)  # noqa: B010
     setattr(field, "async_move_resource_to_block_cache", move_file)  # noqa: B010
-    return field
+    return field, column

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 class AppLimits:
     """Limits of the page.
 
-    `queue`: people who may wait; the next one is told to come back. `upload_mb`: size of one photo.
-    `uploads`: photos of all visitors within `keep_s`, so that they cannot fill the disk.
+    `queue`: people who may wait; the next one is told to come back. `upload_mb`: size of one
+    photo, or of the files of one upload together. `uploads`: those of all visitors within `keep_s`,
+    a webcam's text at each use among them, so that they cannot fill the disk.
     `steps`, `results` and `views` bound the work of one job. Files are removed `keep_s` seconds
     after their job, and all of them when the page ends.
     """

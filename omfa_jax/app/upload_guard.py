@@ -1,5 +1,6 @@
-"""Bound what visitors upload: one photo of limited size at a time, and so many within the hour."""
+"""Bound what visitors upload: the size of each request, and their number while files are kept."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -11,21 +12,40 @@ from omfa_jax.app.settings import AppLimits
 FORM_BYTES = 2**16
 
 
+class UploadCounter:
+    """Counts the uploads of all visitors whose files are still kept; for any thread."""
+
+    def __init__(self, limits: AppLimits, clock: Callable[[], float] = time.monotonic):
+        self._limits, self._clock = limits, clock
+        self._times: deque[float] = deque()
+        self._lock = threading.Lock()
+
+    def count(self) -> str:
+        """Count one upload, or return why there are too many; empty if it is counted."""
+        keep_s = self._limits.keep_s
+        with self._lock:
+            now = self._clock()
+            while self._times and now - self._times[0] > keep_s:
+                self._times.popleft()
+            if len(self._times) < self._limits.uploads:
+                self._times.append(now)
+                return ""
+            minutes = max(1, round((keep_s - now + self._times[0]) / 60))
+        return f"too many photos were uploaded to this page: try again in {minutes} minutes"
+
+
 class UploadGuard:
     """ASGI middleware that answers an upload beyond the limits with a line of text.
 
-    Gradio limits the size of each file, but not how many come in a request or in an hour; they
-    would fill the server's disk until they are removed.
+    Gradio limits the size of each file, but not how many come in a request or in half an hour; they
+    would fill the server's disk until they are removed. Files that come in one request are one
+    upload: together they may be as large as one photo.
     """
 
     def __init__(
-        self,
-        app: Callable[..., Awaitable[None]],
-        limits: AppLimits,
-        clock: Callable[[], float] = time.monotonic,
+        self, app: Callable[..., Awaitable[None]], limits: AppLimits, uploads: UploadCounter
     ):
-        self._app, self._limits, self._clock = app, limits, clock
-        self._times: deque[float] = deque()
+        self._app, self._limits, self._uploads = app, limits, uploads
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Pass a request on, or refuse it."""
@@ -40,19 +60,11 @@ class UploadGuard:
         await self._app(scope, receive, send)
 
     def _judge(self, headers: dict[bytes, bytes]) -> tuple[int, str]:
-        limits, now = self._limits, self._clock()
         length = headers.get(b"content-length", b"")
         if not length.isdigit():
             return 411, "an upload must state its size"
-        if int(length) > limits.upload_mb * 2**20 + FORM_BYTES:
-            return 413, f"upload one photo of at most {limits.upload_mb} MB at a time"
-        while self._times and now - self._times[0] > limits.keep_s:
-            self._times.popleft()
-        if len(self._times) >= limits.uploads:
-            minutes = max(1, round((limits.keep_s - now + self._times[0]) / 60))
-            return (
-                429,
-                f"too many photos were uploaded to this page: try again in {minutes} minutes",
-            )
-        self._times.append(now)
-        return 200, ""
+        upload_mb = self._limits.upload_mb
+        if int(length) > upload_mb * 2**20 + FORM_BYTES:
+            return 413, f"upload one photo of at most {upload_mb} MB at a time"
+        why = self._uploads.count()
+        return (429, why) if why else (200, "")

@@ -13,6 +13,7 @@ from omfa_jax.app.job_form import AS_IN_PHOTO, OF_ANOTHER, JobForm, find_needed,
 from omfa_jax.app.job_runner import JobResult, JobRunner, JobUpdate
 from omfa_jax.app.photo_field import make_photo_field
 from omfa_jax.app.pose_pictures import draw_pose_pictures
+from omfa_jax.app.upload_guard import UploadCounter
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import resize
 
@@ -39,8 +40,8 @@ PREVIEW_PX = 384
 PICTURES = "from the pictures"
 
 
-def build_page(runner: JobRunner) -> gr.Blocks:
-    """Return the page of a runner."""
+def build_page(runner: JobRunner, uploads: UploadCounter) -> gr.Blocks:
+    """Return the page of a runner; `uploads` counts the photos that come as text."""
     limits = runner.limits
     pictures = draw_pose_pictures()
     names = list(pictures)
@@ -53,16 +54,16 @@ def build_page(runner: JobRunner) -> gr.Blocks:
         first = "try_on" if "try_on" in tasks else tasks[0]
         task = gr.Dropdown(choices, value=first, label="What to do", elem_id="task")
         with gr.Row():
-            fields = {
-                name: make_photo_field(
-                    name, label, limits.upload_mb, shown=name in find_needed(first, runner.tasks)
+            needed, made = find_needed(first, runner.tasks), {}
+            for name, label in (
+                ("source", "Who wears the garment"),
+                ("person", "Person"),
+                ("garment", "Garment"),
+            ):
+                made[name] = make_photo_field(
+                    name, label, limits.upload_mb, uploads, shown=name in needed
                 )
-                for name, label in (
-                    ("source", "Who wears the garment"),
-                    ("person", "Person"),
-                    ("garment", "Garment"),
-                )
-            }
+            photo_columns = [column for _, column in made.values()]
             with gr.Column(min_width=260):
                 gallery = gr.Gallery(
                     label="Result",
@@ -100,9 +101,10 @@ def build_page(runner: JobRunner) -> gr.Blocks:
                     type="numpy",
                 )
                 said = gr.Markdown(f"Pose: **{names[0]}**", visible=False, elem_id="chosen")
-                fields["pose_photo"] = make_photo_field(
-                    "pose_photo", "Photo with the pose", limits.upload_mb, shown=False
+                made["pose_photo"] = make_photo_field(
+                    "pose_photo", "Photo with the pose", limits.upload_mb, uploads, shown=False
                 )
+            fields = {name: field for name, (field, _) in made.items()}
             with gr.Column(scale=2, min_width=220):
                 steps = gr.Slider(1, limits.steps, value=20, step=1, label="Steps")
                 guidance = gr.Slider(1, 6, value=2, step=0.1, label="Guidance")
@@ -129,15 +131,13 @@ def build_page(runner: JobRunner) -> gr.Blocks:
                 download = gr.DownloadButton("Download pictures, inputs and command")
         chosen = gr.State(names[0])
 
-        task.change(
-            lambda name: show_fields(name, runner), task, [*list(fields.values())[:3], views]
-        )
+        task.change(lambda name: show_fields(name, runner), task, [*photo_columns, views])
         pose.change(
             lambda how: [
                 gr.update(visible=how == name) for name in (PICTURES, PICTURES, OF_ANOTHER)
             ],
             pose,
-            [grid, said, fields["pose_photo"]],
+            [grid, said, made["pose_photo"][1]],
         )
 
         def choose(event: gr.SelectData) -> tuple[str, str]:

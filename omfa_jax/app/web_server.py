@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from omfa_jax.app.settings import AppLimits
-from omfa_jax.app.upload_guard import UploadGuard
+from omfa_jax.app.upload_guard import UploadCounter, UploadGuard
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.model_loading import TINY_FOLDER
 
@@ -104,7 +104,8 @@ def serve(
         from omfa_jax.app.web_page import STYLE, build_page
 
         runner = JobRunner(checkpoint or TINY_FOLDER, Path(folder), limits, dtype)
-        page = build_page(runner)
+        uploads = UploadCounter(limits)
+        page = build_page(runner, uploads)
         # the default theme's fonts come from a font server
         theme: Any = Soft(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
         try:
@@ -121,7 +122,9 @@ def serve(
                 ssr_mode=False,
                 enable_monitoring=False,
                 footer_links=[],
-                app_kwargs={"middleware": [Middleware(UploadGuard, limits=limits)]},
+                app_kwargs={
+                    "middleware": [Middleware(UploadGuard, limits=limits, uploads=uploads)]
+                },
             )
         except OSError as error:
             raise OmfaError(

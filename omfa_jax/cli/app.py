@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=parse_path_text,
         metavar="DIR",
-        help="training workdir, one of its steps, or model folder (default: the small model)",
+        help="training workdir, one of its steps, or model folder (default: tiny, the small model)",
     )
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in")
     add("--port", type=int_between(1, 65535), default=7860, help="port to listen on")
