@@ -195,7 +195,7 @@ def test_a_signal_ends_the_page_with_its_status(monkeypatch, capsys, number, sta
 
     monkeypatch.setattr(web_server, "serve", serve)
     # arrives while the page waits
-    monkeypatch.setattr(threading.Event, "wait", lambda _: os.kill(os.getpid(), number))
+    monkeypatch.setattr(threading.Event, "wait", lambda *_: os.kill(os.getpid(), number))
     before = signal.getsignal(number)
     assert main(["app", "--queue=3"]) == status and left == [3]
     assert signal.getsignal(number) is before
@@ -206,6 +206,20 @@ def test_a_signal_ends_the_page_with_its_status(monkeypatch, capsys, number, sta
     monkeypatch.setattr(os, "_exit", lambda status: left.append(status))
     main(["app"])
     assert left[-1] == status and "a job was still under way" in capsys.readouterr().err
+
+
+def test_a_signal_during_the_start_is_not_lost(monkeypatch):
+    @contextlib.contextmanager
+    def serve(checkpoint, **options):
+        # as a library does that tries whether its server answers
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(10)
+        yield "http://127.0.0.1:1"
+
+    monkeypatch.setattr(web_server, "serve", serve)
+    with pytest.raises(web_server.Stopped, match="stopped by SIGTERM"):
+        web_server.serve_until_stopped(None)
 
 
 def test_the_servers_folders_stay_its_own(tmp_path):

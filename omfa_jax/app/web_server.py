@@ -42,7 +42,10 @@ def serve_until_stopped(checkpoint: str | None, **options: Any) -> NoReturn:
     that returns from XLA while Python shuts down would abort it (status 134).
     """
 
+    asked: list[int] = []
+
     def stop(number: int, _: object) -> NoReturn:
+        asked.append(number)
         # those who are in a hurry must not interrupt the removal
         for other in (signal.SIGINT, signal.SIGTERM):
             signal.signal(other, signal.SIG_IGN)
@@ -52,8 +55,10 @@ def serve_until_stopped(checkpoint: str | None, **options: Any) -> NoReturn:
     try:
         with serve(checkpoint, **options) as address:
             log.info("open %s in a browser; Ctrl-C ends it and removes the files", address)
-            while True:
-                threading.Event().wait()
+            # a library that catches every exception may have caught `Stopped` during the start
+            while not asked:
+                threading.Event().wait(END_S)
+            raise Stopped(asked[0])
     except Stopped as stopped:
         _leave_if_a_job_runs(stopped)
         raise
