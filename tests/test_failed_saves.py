@@ -1,9 +1,14 @@
 """A save that failed ends the run, or all processes of it, at once and with the table's status."""
 
+import asyncio
 import subprocess
+import threading
 
 import processes
 import pytest
+from orbax.checkpoint._src.futures.future import CommitFuture
+
+from omfa_jax.train.checkpoints.save_threads import join_save_threads
 
 # what a full disk answers, to this process alone
 FULL = (
@@ -37,3 +42,20 @@ def test_a_folder_that_takes_no_checkpoint_ends_the_run(tmp_path):
         subprocess.run(["umount", folder], check=True)
     assert ended[0] == 2, ended
     assert f"{folder}" in ended[2].splitlines()[-1] and "Read-only" in ended[2].splitlines()[-1]
+
+
+def test_the_other_writers_of_a_save_have_ended():
+    """They would print tracebacks over the error's line while Python ends."""
+    done = []
+
+    async def write():
+        await asyncio.sleep(0.3)
+        done.append(threading.current_thread().name)
+
+    CommitFuture(write(), name="writer")
+    join_save_threads()
+    assert done == ["writer"]
+    CommitFuture(asyncio.sleep(1), name="stuck")
+    join_save_threads(0.1)
+    assert "stuck" in {thread.name for thread in threading.enumerate()}
+    join_save_threads()

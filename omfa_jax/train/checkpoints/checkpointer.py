@@ -39,6 +39,7 @@ from omfa_jax.train.checkpoints.restore import (
     verify_checksums,
 )
 from omfa_jax.train.checkpoints.retention import make_preservation_policy, read_row, to_json_row
+from omfa_jax.train.checkpoints.save_threads import join_save_threads
 from omfa_jax.train.settings import KeepSettings
 from omfa_jax.train.state import TrainState
 
@@ -219,7 +220,10 @@ class Checkpointer:
 
     def close(self) -> None:
         """Finish the save in progress and release the threads."""
-        self.wait()
+        try:
+            self.wait()
+        finally:
+            join_save_threads()
         # after a failed save Orbax's close would wait at the barrier that others never reach
         if self._opened is not None and not self._has_failed:
             self._opened.close()
