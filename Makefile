@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet "$(TORCH)" "$(TORCHVISION)" -e '.[app,body,heif,scaling,smplx,torch,eval,eval-oracles,dev]'
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "$(TORCHVISION)" -e '.[app,body,gcs,heif,s3,scaling,smplx,torch,eval,eval-oracles,dev]'
 	@$(BIN)/python -c 'import torchvision' 2>/dev/null || { echo "note: this torchvision was built for another torch and breaks transformers; it is moved to $(VENV)/aside for the tests (omfa eval skips the metrics that need it; set TORCHVISION to a matching version)"; $(BIN)/python -m pip uninstall --quiet --yes torchvision; $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/aside "$(TORCHVISION)"; }
 	@$(BIN)/python -c 'import ctypes.util, sys; ctypes.util.find_library("EGL") or print("note: libEGL is not installed; pose maps use the built-in renderer (for pyrender: apt-get install libegl1 libgl1)")'
 	touch $@

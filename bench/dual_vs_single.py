@@ -22,8 +22,8 @@ import numpy as np
 
 from omfa_jax.cli import config_lib
 from omfa_jax.cli.train import train_diffusion
-from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.images import from_signed, read_labels
+from omfa_jax.core.path_checks import require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.core.trees import flatten
 from omfa_jax.data.builders.label_sets import CIHP

@@ -21,6 +21,7 @@ import jax
 import pytest
 import runtime_types
 import slow_tests
+from object_storage import gs, gs_server, s3_server, store  # noqa: F401
 
 # before any module of the package is imported
 runtime_types.install()

@@ -23,8 +23,8 @@ from omfa_jax.body.pose_library import load_pose_library
 from omfa_jax.body.pose_maps import find_folders, find_styles
 from omfa_jax.cli.main import main
 from omfa_jax.core import images
-from omfa_jax.core.atomic_files import require_writable_file
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_writable_file
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.data.builders.exclusion_list import read_exclusion_list

@@ -11,15 +11,15 @@ from omfa_jax.cli import config_lib
 from omfa_jax.cli.flags import parse_path, parse_path_text
 from omfa_jax.cli.main import main
 from omfa_jax.core.atomic_dirs import resolve_target
-from omfa_jax.core.atomic_files import (
-    atomic_write,
+from omfa_jax.core.atomic_files import atomic_write
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.local_paths import find_path_fault
+from omfa_jax.core.path_checks import (
     require_dir,
     require_file,
     require_writable_dir,
     require_writable_file,
 )
-from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.local_paths import find_path_fault
 
 ROOT = Path(__file__).parents[1]
 FAULTS = {

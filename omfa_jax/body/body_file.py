@@ -8,9 +8,10 @@ import numpy as np
 
 from omfa_jax.body.body_params import PARAM_SHAPES, BodyParams
 from omfa_jax.body.camera import Camera
-from omfa_jax.core.atomic_files import atomic_write, require_file
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.npz_reader import UNPACK_ERRORS, read_arrays
+from omfa_jax.core.path_checks import require_file
 
 CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_translation")
 

@@ -16,14 +16,10 @@ from omfa_jax.body.importers.importer_common import BodyImporter
 from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.body.smpl_model import SmplBody
 from omfa_jax.body.smpl_to_smplx import SmplConverter
-from omfa_jax.core.atomic_files import (
-    delete_stale_temporaries,
-    exclusive_lock,
-    require_dir,
-    require_writable_file,
-)
+from omfa_jax.core.atomic_files import delete_stale_temporaries, exclusive_lock
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_upright_size
+from omfa_jax.core.path_checks import require_dir, require_writable_file
 
 PHOTO_DIRS = ("image", "images")
 # DressCode has garments (NNNNNN_1) in the same folder as people (NNNNNN_0)

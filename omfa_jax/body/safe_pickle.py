@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from omfa_jax.core.atomic_files import require_file
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.npz_reader import (
     UNCONDITIONAL_BYTES,
@@ -26,6 +25,7 @@ from omfa_jax.core.npz_reader import (
     read_array,
     read_bounded,
 )
+from omfa_jax.core.path_checks import require_file
 
 Name = tuple[str, str]
 

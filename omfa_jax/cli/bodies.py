@@ -5,8 +5,8 @@ import logging
 from pathlib import Path
 
 from omfa_jax.cli.flags import int_between, parse_path_text
-from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.path_checks import require_dir
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from omfa_jax.cli import config_table
-from omfa_jax.core.atomic_files import require_file
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.path_checks import require_file
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.core.value_rules import format_value
 from omfa_jax.data.pipeline.augment import AugmentSettings

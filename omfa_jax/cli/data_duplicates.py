@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Find duplicates, write the list, and log a summary."""
-    from omfa_jax.core.atomic_files import require_writable_file
+    from omfa_jax.core.path_checks import require_writable_file
     from omfa_jax.data.builders.check_raw import find_raw_duplicates
     from omfa_jax.data.builders.exclusion_list import write_exclusion_list
     from omfa_jax.data.records.photo_duplicates import format_duplicate_report

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
-from omfa_jax.core.atomic_files import require_dir, require_writable_dir
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_dir, require_writable_dir
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from omfa_jax import __version__
 from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
-from omfa_jax.core.atomic_files import atomic_write, require_writable_dir
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, format_install_hint
+from omfa_jax.core.path_checks import require_writable_dir
 
 log = logging.getLogger(__name__)
 

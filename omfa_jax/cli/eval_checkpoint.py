@@ -9,8 +9,8 @@ from omfa_jax.cli.eval import format_scores
 from omfa_jax.cli.eval_checkpoint_flags import DTYPES, TASK_SETTINGS, add_arguments
 from omfa_jax.cli.output_lock import join_and_lock
 from omfa_jax.cli.sampler_flags import make_sampler_settings
-from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.path_checks import require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.evals.scores_file import Scores
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.local_paths import expand_home, find_path_fault
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.core.value_rules import MAX_COUNT, MAX_SEED, FloatRange, IntRange, Rule, format_value
 
 # bounds shared by flags of the same meaning
@@ -124,6 +125,21 @@ def parse_path_text(text: str) -> str:
 def parse_path(text: str) -> Path:
     """Return a local Path, as `parse_path_text` does."""
     return Path(parse_path_text(text))
+
+
+def parse_any_path_text(text: str) -> str:
+    """Return a local path or a URL of object storage; raise as `parse_path_text` does."""
+    if fault := find_path_fault(text, allow_storage=True):
+        came = format_value(text)
+        raise argparse.ArgumentTypeError(
+            f"expected the name of a file or folder, or gs:// or s3://, got {came}; {fault}"
+        )
+    return expand_home(text)
+
+
+def parse_any_path(text: str) -> AnyPath:
+    """Return a path of this machine or of object storage, as `parse_any_path_text` does."""
+    return to_path(parse_any_path_text(text))
 
 
 SEED_TYPE = int_between(0, MAX_SEED)

@@ -16,12 +16,8 @@ from omfa_jax.cli.sampler_flags import (
     make_sampler_settings,
 )
 from omfa_jax.core.atomic_dirs import require_disjoint
-from omfa_jax.core.atomic_files import (
-    require_dir,
-    require_file,
-    require_writable_dir,
-)
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.path_checks import require_dir, require_file, require_writable_dir
 from omfa_jax.core.tasks import Task
 
 if TYPE_CHECKING:

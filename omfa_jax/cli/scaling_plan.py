@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import EFFICIENCY_TYPE, float_between, int_between, parse_path_text
 from omfa_jax.cli.scaling_configs import replace_size, write_configs
-from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_writable_dir
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config_lib import Config

@@ -6,8 +6,9 @@ import logging
 
 from omfa_jax.cli.flags import parse_path, parse_path_text
 from omfa_jax.core.atomic_dirs import require_disjoint
-from omfa_jax.core.atomic_files import atomic_write, require_file
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.path_checks import require_file
 
 log = logging.getLogger(__name__)
 

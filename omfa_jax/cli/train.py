@@ -14,8 +14,9 @@ from omfa_jax.cli import config_lib
 from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import parse_path_text
 from omfa_jax.cli.next_commands import format_end
-from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
+from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_writable_dir
 from omfa_jax.core.retry import call_with_retries
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_train_iterator

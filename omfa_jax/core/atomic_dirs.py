@@ -19,6 +19,8 @@ from omfa_jax.core.atomic_files import get_umask
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.local_paths import require_local
 from omfa_jax.core.mounts import find_mount
+from omfa_jax.core.paths import RemotePath, is_remote
+from omfa_jax.core.remote_dirs import remote_dir
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,12 @@ def atomic_dir(path: str | os.PathLike, patterns: Sequence[str]) -> Iterator[Pat
 
     An existing folder must be ours, both before and after the block; otherwise it stays unchanged
     and an OmfaError is raised. A link is followed: its target is replaced and the link is kept.
+    Of object storage see `remote_dirs.remote_dir`.
     """
+    if is_remote(path):
+        with remote_dir(RemotePath(path), patterns) as temporary:
+            yield temporary
+        return
     place = resolve_target(path)
     listed = require_own_output(place, patterns)
     temporary = None

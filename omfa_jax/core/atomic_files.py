@@ -1,4 +1,4 @@
-"""Atomic writes, locks, and early checks that a path can be used."""
+"""Atomic writes and locks."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.local_paths import require_local
+from omfa_jax.core.paths import RemotePath, is_remote, to_path
+from omfa_jax.core.storage_lock import is_storage_locked, storage_lock
 
 LOCK_NAME = ".lock"
 # the marker in the names of `atomic_write`'s temporary files, and how many characters of the
@@ -28,9 +29,16 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     Readers therefore never see a partial file. The temporary file keeps the suffix of `path`,
     because writers such as Pillow and numpy choose the format by it. Its name starts with a dot;
     `delete_stale_temporaries` deletes the ones that killed processes left behind.
+
+    For object storage the temporary file is in this machine's TMPDIR, and is uploaded at the end.
     """
-    require_local(path)
-    path = Path(path)
+    path = to_path(path)
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="omfa-") as folder:
+            local = Path(folder) / path.name
+            yield local
+            write_remote(path, local)
+        return
     temporary = handle = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +61,14 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             os.close(handle)
 
 
+def write_remote(path: RemotePath, local: Path) -> None:
+    """Upload a local file to object storage; OmfaError with both names if that fails."""
+    try:
+        path.upload(local)
+    except OSError as error:
+        raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def delete_stale_temporaries(folder: str | os.PathLike) -> None:
     """Delete the temporary files that killed processes left in a folder, if it exists.
 
@@ -72,10 +88,16 @@ def exclusive_lock(target: str | os.PathLike | IO, refusal: str | None = None) -
 
     A path named `LOCK_NAME` is created if it does not exist; any other path must exist. A file that
     is already open stays locked until the caller closes it. The kernel releases the lock when the
-    process ends, however it ends. File systems without locks are accepted without protection.
+    process ends, however it ends. File systems without locks are accepted without protection. Of
+    object storage the folder is locked (`storage_lock`), also for the path of its lock file.
     """
     if refusal is None:
         refusal = f"another run is using {target}: wait for it, stop it, or give another folder"
+    if isinstance(target, str | os.PathLike) and is_remote(target):
+        place = RemotePath(target)
+        with storage_lock(place.parent if place.name == LOCK_NAME else place, refusal):
+            yield
+        return
     if not isinstance(target, str | os.PathLike):
         _lock(target, refusal)
         yield
@@ -116,6 +138,8 @@ def _try_lock(file: int | IO) -> bool:
 
 def is_locked(folder: str | os.PathLike) -> bool:
     """Return True while a process holds the folder's lock file."""
+    if is_remote(folder):
+        return is_storage_locked(RemotePath(folder))
     path = Path(folder) / LOCK_NAME
     if not path.is_file():
         return False
@@ -137,55 +161,3 @@ def get_umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
     return umask
-
-
-def require_file(path: str | os.PathLike, what: str, flag: str) -> Path:
-    """Return `path` as a Path; OmfaError naming `what` and the flag if it does not exist."""
-    require_local(path, flag)
-    path = Path(path)
-    if path.is_file():
-        return path
-    came = "a folder" if path.is_dir() else "nothing"
-    raise OmfaError(f"{what}: expected a file at {path}, found {came}; change {flag}")
-
-
-def require_dir(path: str | os.PathLike, what: str, flag: str) -> Path:
-    """Return `path` as a Path; OmfaError naming `what` and the flag if it does not exist."""
-    require_local(path, flag)
-    path = Path(path)
-    if path.is_dir():
-        return path
-    came = "a file" if path.exists() else "nothing"
-    raise OmfaError(f"{what}: expected a folder at {path}, found {came}; change {flag}")
-
-
-def require_writable_file(path: str | os.PathLike, flag: str) -> Path:
-    """Return `path` as a Path; OmfaError if a file could not be written there.
-
-    Nothing is created: this is a check before hours of work whose result is written there.
-    """
-    require_local(path, flag)
-    path = Path(path)
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir():
-        raise OmfaError(f"{path} is a folder; give a file name to {flag}")
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "is not writable" if there.is_dir() else "is a file"
-        raise OmfaError(f"cannot write {path}: {there} {reason}; give another name to {flag}")
-    return path
-
-
-def require_writable_dir(path: str | os.PathLike, flag: str) -> Path:
-    """Create the folder if necessary and check that a file can be written there."""
-    require_local(path, flag)
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as probe:
-            probe.write(b"omfa")
-    except OSError as error:
-        reason = error.strerror or error
-        raise OmfaError(
-            f"cannot write in {path}: {reason}; give another folder to {flag}"
-        ) from None
-    return path

@@ -1,7 +1,7 @@
-"""The one check that a path given by a user is a path of this machine's file system.
+"""The one check that a text given by a user can be a path: of this machine, or of object storage.
 
 `pathlib` reads "gs://bucket/run" as the relative folder "gs:/bucket/run": without this check a
-command would create that folder and report success. Support for object stores starts here.
+command would create that folder and report success. See `core.paths` for the paths themselves.
 """
 
 import os
@@ -26,14 +26,23 @@ _ADVICE = {
     "https": "download it and give the local file",
     "hf": "download it (`hf download`) and give the local folder",
 }
+# object storage that the package reads and writes
+STORAGE_SCHEMES = ("gs", "s3")
 _STORE = "copy it to a disk or mount it, and give that path"
 
 
-def find_path_fault(text: str) -> str | None:
-    """Return why `text` cannot be the path of a file or folder of this machine, or None."""
+def find_path_fault(text: str, *, allow_storage: bool = False) -> str | None:
+    """Return why `text` cannot be the path of a file or folder of this machine, or None.
+
+    `allow_storage`: URLs of a folder or file in a bucket (`remote_path.SCHEMES`) are paths, too.
+    """
     if not text.strip():
         return "it is empty; is a shell variable unset?"
-    if scheme := find_url_scheme(text):
+    scheme = find_url_scheme(text)
+    if scheme in STORAGE_SCHEMES and allow_storage:
+        if not re.match(rf"{scheme}://[^/\s]+", text):
+            return f"expected {scheme}://BUCKET/FOLDER"
+    elif scheme:
         return f"{scheme}:// is not supported: {_ADVICE.get(scheme, _STORE)}"
     if "\r" in text:
         return "it has a carriage return: convert the script or list to Unix line ends"

@@ -121,10 +121,11 @@ class Text:
 class LocalPath:
     """A path on this machine, "" for none; with `separator` a list of such paths.
 
-    `read` expands a leading ~ of each path.
+    `read` expands a leading ~ of each path. `allow_storage`: or of object storage, such as gs://b/x.
     """
 
     separator: str = ""
+    allow_storage: bool = False
 
     @property
     def expected(self) -> str:
@@ -138,7 +139,9 @@ class LocalPath:
         parts = value.split(self.separator) if self.separator else [value]
         for part in parts:
             # a list may end with a separator
-            if (part.strip() or not self.separator) and (fault := find_path_fault(part)):
+            if (part.strip() or not self.separator) and (
+                fault := find_path_fault(part, allow_storage=self.allow_storage)
+            ):
                 raise ValueError(f"; {fault}")
         return self.separator.join(map(expand_home, parts))
 

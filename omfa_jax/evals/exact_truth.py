@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox, read_labels, read_rgb
+from omfa_jax.core.path_checks import require_dir
 from omfa_jax.data.builders.label_sets import CIHP
 from omfa_jax.data.builders.viton_hd import PARSE_DIRS
 

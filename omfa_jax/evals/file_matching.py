@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from omfa_jax.core.atomic_files import require_dir, require_file
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.name_lists import has_image_suffix, read_name_list
+from omfa_jax.core.path_checks import require_dir, require_file
 from omfa_jax.core.value_rules import format_value
 from omfa_jax.data.builders.raw_files import find_category_word, read_pair_list
 

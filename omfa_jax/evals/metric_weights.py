@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError, format_install_hint
 from omfa_jax.core.npz_reader import require_uncompressed
+from omfa_jax.core.path_checks import require_dir
 from omfa_jax.evals.library_versions import get_versions
 
 BLOCK_BYTES = 1 << 22

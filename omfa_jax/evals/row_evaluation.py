@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 
 from omfa_jax import __version__
-from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.path_checks import require_writable_dir
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.evals.prediction_sampling import SamplingJob, claim_folder

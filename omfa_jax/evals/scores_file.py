@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.atomic_files import atomic_write, require_file
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_file
 
 FORMAT = 1
 # choices as older versions worded them -> as protocols word them now

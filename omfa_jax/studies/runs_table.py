@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from omfa_jax.core.atomic_files import require_file
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.path_checks import require_file
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.atomic_files import atomic_write, require_dir
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.path_checks import require_dir
 from omfa_jax.core.value_rules import MAX_COUNT, FloatRange, IntRange, check_fields
 
 STUDY_FILE = "study.json"

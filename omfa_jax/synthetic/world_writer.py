@@ -7,12 +7,9 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from omfa_jax.core.atomic_files import (
-    delete_stale_temporaries,
-    exclusive_lock,
-    require_writable_dir,
-)
+from omfa_jax.core.atomic_files import delete_stale_temporaries, exclusive_lock
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.path_checks import require_writable_dir
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.synthetic import deepfashion_layout, dresscode_layout, viton_hd_layout
 from omfa_jax.synthetic.world import MIN_SIDE_PX

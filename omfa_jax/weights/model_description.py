@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.atomic_files import require_dir
+from omfa_jax.core.path_checks import require_dir
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import diffusers_configs
 from omfa_jax.weights.prompt_table import PromptTable, load_prompts, save_prompts

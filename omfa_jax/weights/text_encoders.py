@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.path_checks import require_dir
 from omfa_jax.weights.model_description import ModelDescription
 from omfa_jax.weights.prompt_table import EMPTY_PROMPT, PromptTable, make_null_prompts
 from omfa_jax.weights.single_encoders import build_encoder, read_encoders

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.atomic_files import require_dir, require_file
 from omfa_jax.core.errors import OmfaError, raise_all
+from omfa_jax.core.path_checks import require_dir, require_file
 from omfa_jax.models import UNetConfig, VAEConfig, get_unet_shapes, get_vae_shapes
 from omfa_jax.weights import conv_in, diffusers_configs, scheduler_statements, single_networks
 from omfa_jax.weights.lora import LoraFile, merge_loras

@@ -23,9 +23,9 @@ from omfa_jax.core.atomic_files import (
     delete_stale_temporaries,
     exclusive_lock,
     parse_json,
-    require_writable_file,
 )
 from omfa_jax.core.errors import OmfaError, describe_damage
+from omfa_jax.core.path_checks import require_writable_file
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from omfa_jax.body.camera import Camera
 from omfa_jax.body.hand_pose import HandBasis
 from omfa_jax.body.rotations import matrix_to_axis_angle
 from omfa_jax.body.smpl_model import SmplBody
-from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_dir
 
 # tool -> fields that only its files have, and others that its importer asks for
 _MARKS: dict[str, tuple[set[str], set[str]]] = {

@@ -27,8 +27,8 @@ from omfa_jax.body.importers.importer_common import (
 )
 from omfa_jax.body.safe_pickle import read_pickle
 from omfa_jax.body.smpl_model import SmplBody
-from omfa_jax.core.atomic_files import require_file
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_file
 
 FOCAL_PX = 5000.0
 SQUARE_PX = 256

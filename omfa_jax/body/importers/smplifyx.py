@@ -24,8 +24,8 @@ from omfa_jax.body.importers.importer_common import (
 )
 from omfa_jax.body.importers.smplx_params import parse_smplx_params
 from omfa_jax.body.safe_pickle import read_pickle
-from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_dir
 
 FOCAL_PX = 5000.0
 VPOSER_SIZE = 32

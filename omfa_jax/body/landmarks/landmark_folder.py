@@ -12,14 +12,10 @@ from tqdm import tqdm
 
 from omfa_jax.body.landmarks.landmark_json import make_document
 from omfa_jax.body.landmarks.person_landmarks import find_people, find_person
-from omfa_jax.core.atomic_files import (
-    atomic_write,
-    delete_stale_temporaries,
-    exclusive_lock,
-    require_writable_dir,
-)
+from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries, exclusive_lock
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
+from omfa_jax.core.path_checks import require_writable_dir
 from omfa_jax.core.process_pool import ordered_map
 
 REPORT_FILE = "keypoints_report.json"

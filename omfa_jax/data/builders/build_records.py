@@ -7,8 +7,8 @@ from typing import Any
 
 from omfa_jax.body.pose_maps import find_styles
 from omfa_jax.core.atomic_dirs import require_disjoint
-from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_dir
 from omfa_jax.data.builders.deepfashion_multimodal import DeepFashionMultiModal
 from omfa_jax.data.builders.dresscode import DressCode
 from omfa_jax.data.builders.paired_items import NO_OWN_GARMENT

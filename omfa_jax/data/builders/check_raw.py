@@ -23,9 +23,9 @@ from omfa_jax.body.keypoints.keypoint_reader import (
 )
 from omfa_jax.body.landmarks.landmark_json import is_landmark_file
 from omfa_jax.core import images
-from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
+from omfa_jax.core.path_checks import require_dir
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.data.builders.build_records import (
     BUILDERS,

@@ -18,9 +18,9 @@ from omfa_jax.body.keypoints.keypoint_reader import (
 from omfa_jax.body.landmarks import PersonLandmarks
 from omfa_jax.body.landmarks.landmark_folder import LandmarkJob
 from omfa_jax.body.landmarks.landmark_json import is_landmark_file, read_person
-from omfa_jax.core.atomic_files import require_dir, require_writable_file
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import read_rgb, read_upright_size, write_image
+from omfa_jax.core.path_checks import require_dir, require_writable_file
 from omfa_jax.data.builders.landmark_files import read_landmarks
 from omfa_jax.data.builders.raw_files import list_files_by_stem, list_first_nonempty_folder
 from omfa_jax.data.builders.raw_layouts import resolve_dataset

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from omfa_jax.core import images
-from omfa_jax.core.atomic_files import require_file
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.name_lists import ListLine, read_name_list
+from omfa_jax.core.path_checks import require_file
 from omfa_jax.core.srgb import is_converted
 from omfa_jax.core.value_rules import MAX_COUNT, format_value
 from omfa_jax.data.builders.label_sets import Category, LabelSet

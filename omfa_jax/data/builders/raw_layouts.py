@@ -5,8 +5,8 @@ import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from omfa_jax.core.atomic_files import require_file
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.path_checks import require_file
 from omfa_jax.data.builders.raw_files import read_pairs
 from omfa_jax.data.records.record_schema import SPLITS
 

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_dir
 from omfa_jax.data.builders.exclusion_list import drop_excluded
 from omfa_jax.data.builders.label_sets import get_label_set
 from omfa_jax.data.builders.paired_items import PairedItem, read_paired_item

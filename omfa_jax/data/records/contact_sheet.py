@@ -7,8 +7,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from omfa_jax.core import images
-from omfa_jax.core.atomic_files import delete_stale_temporaries, require_writable_file
+from omfa_jax.core.atomic_files import delete_stale_temporaries
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_writable_file
 from omfa_jax.data.records import record_schema
 from omfa_jax.data.records.face_crop import FaceBox, crop_face
 

@@ -17,9 +17,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets import proto
 
-from omfa_jax.core.atomic_files import parse_json, require_dir
+from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError, describe_damage, make_unknown_name_error
 from omfa_jax.core.exit_status import is_transient
+from omfa_jax.core.path_checks import require_dir
 from omfa_jax.core.retry import call_with_retries
 
 # TFDS's own copy of tf.train.Example, without TensorFlow; type checkers cannot see its fields
