@@ -11,7 +11,6 @@ from omfa_jax.cli import config_lib
 from omfa_jax.cli.flags import parse_path, parse_path_text
 from omfa_jax.cli.main import main
 from omfa_jax.core.atomic_dirs import resolve_target
-from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.local_paths import find_path_fault
 from omfa_jax.core.path_checks import (
@@ -118,7 +117,6 @@ def test_no_command_takes_a_url_or_creates_anything(words, tmp_path, monkeypatch
         lambda path: require_writable_dir(path, "--out"),
         lambda path: require_writable_file(path, "--out"),
         resolve_target,
-        lambda path: atomic_write(path).__enter__(),
     ],
 )
 def test_nor_does_the_library(use, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def test_a_url_is_a_path_that_joins_and_splits_as_others():
     assert is_remote("s3://b/x") and not is_remote("b/x")
     assert to_path("b/x") == Path("b/x")
     # what is left when somebody has put it through pathlib
-    assert to_path(Path("gs://bucket/run")) == Path("gs:/bucket/run")
+    assert to_path(Path("gs://bucket/run")) == RemotePath("gs://bucket/run")
 
 
 @pytest.mark.parametrize("url", ["hf://a/b", "https://a/b", "az://a/b"])

@@ -24,15 +24,16 @@ def to_path(path: str | os.PathLike) -> AnyPath:
 
     Raises OmfaError for any other URL, and for a scheme whose client is not installed.
     """
-    if isinstance(path, Path | RemotePath):
+    if isinstance(path, RemotePath):
         return path
+    # also of a Path, which has one slash of "gs://" left
     text = os.fspath(path)
     if find_url_scheme(text) in SCHEMES:
         remote = RemotePath(text)
         require_client(remote.scheme)
         return remote
     require_local(text)
-    return Path(text)
+    return Path(path)
 
 
 def is_remote(path: str | os.PathLike) -> TypeGuard[RemotePath]:
