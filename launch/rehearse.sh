@@ -58,7 +58,7 @@ train() {
 step synthesize omfa data synthesize --out "$folder/raw" --train 24 --test 4
 step build omfa data build --raw "$folder/raw" --out "$bucket/records"
 step train train
-step export python convert_weights.py export --checkpoint "$bucket/run" --out "$bucket/export"
+step export python convert_weights.py export "$bucket/run" --out "$bucket/export"
 step sample omfa sample --checkpoint "$bucket/export" --task try_off \
   --person "$folder/raw/test/image/$(find "$folder/raw/test/image" -type f -printf '%f\n' | sort | head -n 1)" \
   --out "$bucket/pictures" --steps 5

@@ -137,6 +137,16 @@ def test_a_status_becomes_the_fault_that_it_is(make, status, exit_status):
     assert caught.value.filename == "gs://b/x"
 
 
+@pytest.mark.parametrize("ask", ["exists", "is_file", "is_dir"])
+def test_a_store_that_does_not_answer_is_not_an_empty_one(gs, monkeypatch, ask):
+    def fail(path):
+        raise _StatusError(503)
+
+    monkeypatch.setattr(gs.fs, "info", fail)
+    with pytest.raises(OSError, match="HTTP 503"):
+        getattr(gs, ask)()
+
+
 class TestFolders:
     PATTERNS = ("mark.json", "params/*.bin")
 

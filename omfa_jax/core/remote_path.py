@@ -96,18 +96,24 @@ class RemotePath(PurePosixPath):
 
     def exists(self) -> bool:
         """Return True if there is an object of that name, or one below it."""
-        with translate_errors(self):
-            return self.fs.exists(str(self))
+        return self._get_kind() != ""
 
     def is_file(self) -> bool:
         """Return True if there is an object of that name."""
-        with translate_errors(self):
-            return self.fs.isfile(str(self))
+        return self._get_kind() == "file"
 
     def is_dir(self) -> bool:
         """Return True if there are objects below the path."""
-        with translate_errors(self):
-            return self.fs.isdir(str(self))
+        return self._get_kind() == "directory"
+
+    def _get_kind(self) -> str:
+        # not fs.exists and its like, which return False when the store does not answer: a run would
+        # start anew, as if there were no checkpoint
+        try:
+            with translate_errors(self):
+                return self.fs.info(str(self))["type"]
+        except FileNotFoundError:
+            return ""
 
     def is_symlink(self) -> bool:
         """Return False: there are no links."""
