@@ -241,6 +241,11 @@ class RemotePath(PurePosixPath):
         with translate_errors(self):
             self.fs.get_file(str(self), os.fspath(file))
 
+    def copy(self, target: "RemotePath") -> None:
+        """Replace the object `target` with this one, within the store."""
+        with translate_errors(self):
+            self.fs.cp_file(str(self), str(target))
+
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the object; s3:// does not say whether there was one."""
         try:
@@ -276,9 +281,13 @@ def _open_file_system(scheme: str, process: int) -> Any:
     # one for each process: the event loop of fsspec's thread does not survive a fork
     require_client(scheme)
     import fsspec
+    from fsspec.config import conf
 
     # looks for hierarchical namespaces with a second client, and says so on every start
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    # those that other packages open (etils, for Orbax and JAX) must not list from memory either
+    for name in (scheme, *({"gcs"} if scheme == "gs" else ())):
+        conf.setdefault(name, {}).update(_FRESH)
     # logs a traceback before it raises
     for name in ("gcsfs", "s3fs", "fsspec"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

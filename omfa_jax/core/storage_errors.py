@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -27,6 +28,21 @@ _WORDS = {
     429: "too many requests",
 }
 
+_GRPC_ERRNOS = {
+    "UNAVAILABLE": errno.EHOSTUNREACH,
+    "DEADLINE_EXCEEDED": errno.ETIMEDOUT,
+    "ABORTED": errno.EREMOTEIO,
+    "RESOURCE_EXHAUSTED": errno.EBUSY,
+    "INTERNAL": errno.EREMOTEIO,
+    "UNKNOWN": errno.EREMOTEIO,
+    "PERMISSION_DENIED": errno.EACCES,
+    "UNAUTHENTICATED": errno.EACCES,
+}
+_GRPC_STATUS = re.compile(rf"\b({'|'.join(_GRPC_ERRNOS)}): ")
+# only of requests: TensorStore says such words of broken files, too
+_STORE = re.compile(r"gs://|gcs|HTTP|CURL|curl")
+_CLIENTS = {"gcsfs", "aiohttp", "google", "requests", "urllib3", "botocore", "s3fs"}
+
 
 @contextlib.contextmanager
 def translate_errors(path: str | os.PathLike) -> Iterator[None]:
@@ -37,6 +53,23 @@ def translate_errors(path: str | os.PathLike) -> Iterator[None]:
         raise
     except Exception as error:
         _raise_translated(error, str(path))
+
+
+def find_storage_error(error: BaseException) -> OSError | None:
+    """Return an OSError for an error of a store's client that a library let through, or None.
+
+    TensorStore's errors have the status of gRPC at the beginning of their text.
+    """
+    text = " ".join(str(error).split())
+    found = _GRPC_STATUS.search(text)
+    if isinstance(error, ValueError) and found and _STORE.search(text):
+        return OSError(_GRPC_ERRNOS[found[1]], text[:300])
+    if type(error).__module__.partition(".")[0] not in _CLIENTS or not isinstance(error, Exception):
+        return None
+    try:
+        _raise_translated(error, "")
+    except OSError as made:
+        return made
 
 
 def _raise_translated(error: Exception, path: str) -> NoReturn:
