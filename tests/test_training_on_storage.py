@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 from matrix_training import matrix_run
+from one_device import use_one_device
 from small_settings import make_keep_settings
-from test_incomplete import train as omfa_train  # noqa: F401
+from test_incomplete import train as _omfa_train  # noqa: F401
 
 from omfa_jax.core.append_only import read_json_lines
 from omfa_jax.core.atomic_files import is_locked
@@ -97,6 +98,13 @@ def test_a_damaged_step_is_set_aside_in_the_store(gs, straight, caplog):
 def test_checkpoints_on_s3_are_refused_by_name(s3_server):
     with pytest.raises(OmfaError, match=r"checkpoints cannot be kept on s3://"):
         train_to(RemotePath("s3://bucket/run"), 2)
+
+
+@pytest.fixture
+def omfa_train(_omfa_train, monkeypatch):  # noqa: F811
+    """Return the function that runs the command, on one device."""
+    use_one_device(monkeypatch)
+    return _omfa_train
 
 
 def test_the_command_trains_stops_and_goes_on(omfa_train, gs, caplog, capsys):
