@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -15,6 +16,7 @@ from omfa_jax.cli.flags import parse_any_path_text
 from omfa_jax.cli.next_commands import format_end
 from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.mount_checks import check_mount
 from omfa_jax.core.path_checks import require_any_writable_dir
 from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.core.retry import call_with_retries
@@ -80,6 +82,8 @@ def run(options: argparse.Namespace) -> None:
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     require_checkpoint_storage(to_path(options.workdir), "--workdir")
     workdir = require_any_writable_dir(options.workdir, "--workdir")
+    if isinstance(workdir, Path):
+        check_mount(workdir, "--workdir")
     # before anything touches the devices: jax.distributed cannot be initialised after them
     distributed.initialize(workdir)
     distributed.check_equal_across_processes(
