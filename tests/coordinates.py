@@ -78,6 +78,11 @@ def observed(width: int):
 
 
 @functools.cache
+def initial_params(width: int):
+    return jax.jit(lambda: init_unet(network(width), jax.random.key(1)))()
+
+
+@functools.cache
 def update(with_mup: bool):
     """Return the rule and a jitted (gradient, state, params, rate) -> params, state.
 
@@ -105,7 +110,7 @@ def trained(width: int, rate: float, steps: int, *, with_mup: bool):
     """Return the losses of `steps` steps on one batch, and outputs before and after them."""
     config, look = network(width), observed(width)
     batch = inputs(config)
-    params = init_unet(config, jax.random.key(1))
+    params = initial_params(width)
     params = mup.rescale_initial_params(params, BASE) if with_mup else params
     rule, step = update(with_mup)
     state, losses = rule.init(params), []
