@@ -19,7 +19,7 @@ from omfa_jax.core.atomic_files import get_umask
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.local_paths import require_local
 from omfa_jax.core.mounts import find_mount
-from omfa_jax.core.paths import RemotePath, is_remote
+from omfa_jax.core.paths import AnyPath, RemotePath, is_remote, to_path
 from omfa_jax.core.remote_dirs import remote_dir
 
 log = logging.getLogger(__name__)
@@ -28,15 +28,17 @@ _OTHER = "move it away or give another folder to --out"
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str | os.PathLike, patterns: Sequence[str]) -> Iterator[Path]:
+def atomic_dir(
+    path: str | os.PathLike, patterns: Sequence[str], *, marks: Sequence[str] = ()
+) -> Iterator[Path]:
     """Yield a temporary folder next to `path`; it replaces `path` only if the block succeeds.
 
     An existing folder must be ours, both before and after the block; otherwise it stays unchanged
     and an OmfaError is raised. A link is followed: its target is replaced and the link is kept.
-    Of object storage see `remote_dirs.remote_dir`.
+    Of object storage see `remote_dirs.remote_dir`; `marks` are for it alone.
     """
     if is_remote(path):
-        with remote_dir(RemotePath(path), patterns) as temporary:
+        with remote_dir(RemotePath(path), patterns, marks) as temporary:
             yield temporary
         return
     place = resolve_target(path)
@@ -116,14 +118,18 @@ def require_disjoint(
     path: str | os.PathLike, sources: Mapping[str, str | os.PathLike | None], flag: str = "--out"
 ) -> None:
     """Raise an OmfaError if the folder to write is or contains one of `sources`, {flag: path}."""
-    require_local(path, flag)
-    place = Path(os.path.realpath(path))
     for name, source in sources.items():
-        if source is not None and contains(place, source):
+        if source is not None and _contains_any(to_path(path), to_path(source)):
             raise OmfaError(
                 f"{flag} {path} is or contains what {name} reads ({source}); give another folder"
                 f" to {flag}"
             )
+
+
+def _contains_any(folder: AnyPath, inner: AnyPath) -> bool:
+    if isinstance(folder, Path) and isinstance(inner, Path):
+        return contains(Path(os.path.realpath(folder)), inner)
+    return is_remote(folder) and is_remote(inner) and inner.is_relative_to(folder)
 
 
 def contains(folder: Path, inner: str | os.PathLike) -> bool:
