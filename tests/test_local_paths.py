@@ -94,9 +94,9 @@ def test_home_is_expanded_where_the_shell_does_not(monkeypatch):
         ["scaling", "fit", "--table=s3://b/table.csv", "--out=fit.json"],
         ["demo", "--workdir=az://b/run"],
         ["convert", "import", "hf://a/b", "--out=out"],
-        ["convert", "import", "model", "--out=gs://b/out"],
+        ["convert", "import", "model", "--out=az://b/out"],
         ["convert", "import", "model", "--out=out", "--lora=hf://a/b.safetensors:0.5"],
-        ["convert", "export", "run", "--out=s3://b/out"],
+        ["convert", "export", "run", "--out=az://b/out"],
     ],
 )
 def test_no_command_takes_a_url_or_creates_anything(words, tmp_path, monkeypatch, capsys):
