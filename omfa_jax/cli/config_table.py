@@ -94,7 +94,7 @@ TABLE: dict[str, Rule] = {
     "checkpoint.max_to_keep": KEEP["last"],
     "checkpoint.keep_every_steps": KEEP["every_steps"],
     "checkpoint.keep_best_of": KEEP["best_of"],
-    "checkpoint.start_from": LocalPath(),
+    "checkpoint.start_from": LocalPath(allow_storage=True),
     "log.every_steps": TRAIN["log_every_steps"],
     "log.samples_every_steps": TRAIN["samples_every_steps"],
     "log.samples": IntRange(1, 4096),

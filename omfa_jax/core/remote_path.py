@@ -248,12 +248,9 @@ class RemotePath(PurePosixPath):
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the object; s3:// does not say whether there was one."""
-        try:
-            with translate_errors(self):
-                self.fs.rm_file(str(self))
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        gone = (FileNotFoundError,) if missing_ok else ()
+        with contextlib.suppress(*gone), translate_errors(self):
+            self.fs.rm_file(str(self))
 
     def rmtree(self) -> None:
         """Delete all objects below the path, and one of that name."""
@@ -280,15 +277,18 @@ def require_client(scheme: str) -> None:
 def _open_file_system(scheme: str, process: int) -> Any:
     # one for each process: the event loop of fsspec's thread does not survive a fork
     require_client(scheme)
-    import fsspec
+    from fsspec import config, filesystem
 
     # looks for hierarchical namespaces with a second client, and says so on every start
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    # those that other packages open (etils, for Orbax and JAX) must not list from memory either
+    for name in ("gs", "gcs", "s3"):
+        config.conf.setdefault(name, {}).update(_FRESH)
     # logs a traceback before it raises
     for name in ("gcsfs", "s3fs", "fsspec"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with translate_errors(f"{scheme}://"):
-        return fsspec.filesystem(scheme, **_OPTIONS[scheme])
+        return filesystem(scheme, **_OPTIONS[scheme])
 
 
 def _is_pattern(part: str) -> bool:

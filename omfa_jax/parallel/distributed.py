@@ -16,6 +16,7 @@ import numpy as np
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.value_rules import format_value
 from omfa_jax.parallel import hang_watcher, job_exit
 from omfa_jax.parallel.job_place import JobPlace, find_job_place
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def initialize(workdir: Path) -> None:
+def initialize(workdir: AnyPath) -> None:
     """Connect to the job's other processes; does nothing in a single-process job.
 
     Detects Slurm (more than one task), mpirun and TPU hosts (`job_place`). Otherwise set

@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 
 from omfa_jax.core.compile_notice import announce_compilation
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.pipeline.iterator_state import get_batches_consumed
 from omfa_jax.parallel.distributed import any_across_processes
 from omfa_jax.parallel.global_arrays import make_global_batch, put_global
@@ -64,7 +64,7 @@ class Batches(Protocol):
 class TrainRun:
     """The parts of one run; `start` is parameters, or a jittable function that draws them."""
 
-    workdir: Path
+    workdir: AnyPath
     settings: TrainSettings
     objective: Objective
     start: Start
@@ -180,6 +180,7 @@ def train(run: TrainRun) -> TrainState:
 
             if save:
                 with clock.measure("save"):
+                    writers.flush()
                     require_finite(state, step, saved)
                     checkpoints.save(step, state, run.batches.get_state(), run.config, row)
                 saved = step

@@ -1,13 +1,13 @@
 """Metrics of the steps since the last row of the log: their means, and the first non-finite one."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 
 SHOWN_RECORDS = 16
 # metrics of some of a batch's examples, which are NaN if the batch has none of them
@@ -37,7 +37,7 @@ class MetricsBuffer:
         jax.block_until_ready(self._before)
         self._before = metrics
 
-    def pop_means(self, saved: int, workdir: Path) -> dict[str, float]:
+    def pop_means(self, saved: int, workdir: AnyPath) -> dict[str, float]:
         """Return the means since the last call; `saved` is the step of the last checkpoint."""
         steps, self._steps = self._steps, []
         rows = [metrics for _, metrics, _ in steps]
