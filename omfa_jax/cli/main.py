@@ -17,6 +17,7 @@ from omfa_jax.cli.flags import Parser, refuse_renamed_flags
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART, UNEXPECTED, classify_error
+from omfa_jax.core.log_lines import format_prefix
 from omfa_jax.parallel.xla_flags import set_xla_flags
 
 # longest error message of another library that is printed, in characters
@@ -153,7 +154,7 @@ def exit_job(status: int, line: str, *, joins: bool) -> int:
 def print_error(text: str) -> None:
     """Print to stderr and ignore failures, which must not change the exit status."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(format_prefix() + text, file=sys.stderr, flush=True)
 
 
 def is_stdout_closed() -> bool:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed
 
+from omfa_jax.core.log_lines import format_prefix
 from omfa_jax.parallel import watcher_threads
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,8 @@ def _leave(end: JobExit, hung: int | None = None) -> NoReturn:
     if end.process != index:
         where = f"process {end.process} on {end.host}"
         with contextlib.suppress(OSError):
-            print(f"omfa: exiting because of {where}: {end.line}", file=sys.stderr, flush=True)
+            line = f"{format_prefix()}omfa: exiting because of {where}: {end.line}"
+            print(line, file=sys.stderr, flush=True)
     # process 0 runs the service: if it hangs there is nobody to tell
     if hung != 0:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
