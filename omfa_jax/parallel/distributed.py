@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, TypeVar, cast
 import jax
 import numpy as np
 
+from omfa_jax.core import startup_signals
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.log_lines import format_prefix, set_log_place
 from omfa_jax.core.value_rules import format_value
@@ -128,6 +130,8 @@ def _arguments(place: JobPlace | None, seconds: int, hang_s: int) -> dict[str, A
 
 
 def _watch_processes(hang_s: int) -> None:
+    # from here on the preemption service handles SIGTERM, and tells all processes
+    startup_signals.set_job_stop(lambda _: os.kill(os.getpid(), signal.SIGTERM))
     job_exit.start_exit_watcher()
     hang_watcher.start_hang_watcher(hang_s)
 
