@@ -11,6 +11,12 @@ from omfa_jax.core.append_only import AppendOnlyFile, read_json_lines
 from omfa_jax.core.atomic_dirs import atomic_dir
 from omfa_jax.core.atomic_files import atomic_write, exclusive_lock
 from omfa_jax.core.exit_status import NO_RESTART, RESTART, classify_error
+from omfa_jax.core.remote_path import RemotePath
+from omfa_jax.train.checkpoints.integrity import (
+    DamagedCheckpointError,
+    convert_error,
+    find_os_error,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +74,30 @@ def test_a_fault_that_stays_is_named(kind, status, said, gs, gs_server):
         (gs / "x").write_bytes(b"1")
     assert classify_error(caught.value).status == status
     assert fault.injected == 6
+
+
+SENT = "[http_response_code='{}'] [http_response_body='...']"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError(f"ABORTED: All 32 retry attempts failed: {SENT.format(503)}"), RESTART),
+        (ValueError("ABORTED: All 32 retry attempts failed: CURL error: Recv failure"), RESTART),
+        (ValueError(f"Error writing: PERMISSION_DENIED: {SENT.format(403)}"), NO_RESTART),
+        # TensorStore asks for no new token, but the next process does
+        (ValueError(f"PERMISSION_DENIED: Invalid Credentials {SENT.format(401)}"), RESTART),
+        # gcsfs, of a part whose upload the store has forgotten
+        (FileNotFoundError("http://h/upload/storage/v1/b/b/o?name=x&upload_id=1"), RESTART),
+    ],
+)
+def test_errors_in_a_save_are_the_faults_that_they_are(error, status):
+    found = find_os_error(error)
+    assert found is not None and classify_error(found).status == status
+    # a reader must not take them for damage
+    assert not isinstance(convert_error(error, RemotePath("gs://b/run")), DamagedCheckpointError)
+
+
+def test_what_is_wrong_with_a_file_is_no_fault_of_the_store():
+    error = ValueError("DATA_LOSS: Error decoding manifest [source locations=...]")
+    assert isinstance(convert_error(error, RemotePath("gs://b/run")), DamagedCheckpointError)

@@ -19,7 +19,7 @@ from omfa_jax.core.atomic_files import get_umask
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.local_paths import require_local
 from omfa_jax.core.mounts import find_mount
-from omfa_jax.core.paths import AnyPath, RemotePath, is_remote, to_path
+from omfa_jax.core.paths import RemotePath, is_remote
 from omfa_jax.core.remote_dirs import remote_dir
 
 log = logging.getLogger(__name__)
@@ -119,17 +119,17 @@ def require_disjoint(
 ) -> None:
     """Raise an OmfaError if the folder to write is or contains one of `sources`, {flag: path}."""
     for name, source in sources.items():
-        if source is not None and _contains_any(to_path(path), to_path(source)):
+        if source is not None and _is_or_contains(path, source):
             raise OmfaError(
                 f"{flag} {path} is or contains what {name} reads ({source}); give another folder"
                 f" to {flag}"
             )
 
 
-def _contains_any(folder: AnyPath, inner: AnyPath) -> bool:
-    if isinstance(folder, Path) and isinstance(inner, Path):
-        return contains(Path(os.path.realpath(folder)), inner)
-    return is_remote(folder) and is_remote(inner) and inner.is_relative_to(folder)
+def _is_or_contains(folder: str | os.PathLike, inner: str | os.PathLike) -> bool:
+    if is_remote(folder):
+        return is_remote(inner) and RemotePath(inner).is_relative_to(RemotePath(folder))
+    return not is_remote(inner) and contains(Path(os.path.realpath(folder)), inner)
 
 
 def contains(folder: Path, inner: str | os.PathLike) -> bool:

@@ -58,7 +58,7 @@ def require_own_objects(place: RemotePath, patterns: Sequence[str]) -> list[str]
         return []
     if is_object:
         raise OmfaError(f"{place} is not a folder; give another name to --out")
-    foreign = [name for name in found if not any(_matches(name, one) for one in patterns)]
+    foreign = [name for name in found if not any(match_name(name, one) for one in patterns)]
     if foreign:
         raise OmfaError(
             f"{place} would be replaced, but contains objects that this command did not write"
@@ -111,6 +111,7 @@ def move_remote(source: RemotePath, target: RemotePath, mark: str) -> None:
         list(pool.map(lambda name: (source / name).unlink(missing_ok=True), names[:-1]))
 
 
-def _matches(name: str, pattern: str) -> bool:
+def match_name(name: str, pattern: str) -> bool:
+    """Return True if an object's relative name matches; `*` does not match a slash."""
     parts, wanted = name.split("/"), pattern.split("/")
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))

@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 from omfa_jax.core.errors import require_modules
 from omfa_jax.core.storage_errors import TranslatingFile, translate_errors
@@ -183,7 +183,7 @@ class RemotePath(PurePosixPath):
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
-    ) -> IO:
+    ) -> Any:
         """Open an object to read ("r", "rb") or to write ("w", "wb"); there is no append.
 
         What is written appears when the file is closed. Random reads fetch ranges.
@@ -194,7 +194,7 @@ class RemotePath(PurePosixPath):
             raw = self.fs.open(str(self), mode.rstrip("b") + "b")
         raw = TranslatingFile(raw, str(self))
         if mode.endswith("b"):
-            return raw  # type: ignore[return-value]
+            return raw
         return io.TextIOWrapper(raw, encoding or "utf-8", errors, newline)  # type: ignore[arg-type]
 
     def read_bytes(self) -> bytes:
@@ -242,7 +242,7 @@ class RemotePath(PurePosixPath):
             self.fs.get_file(str(self), os.fspath(file))
 
     def copy(self, target: "RemotePath") -> None:
-        """Replace the object `target` with this one, within the store."""
+        """Copy the object to `target` of the same kind of store, which does so by itself."""
         with translate_errors(self):
             self.fs.cp_file(str(self), str(target))
 

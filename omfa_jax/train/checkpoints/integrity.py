@@ -172,7 +172,7 @@ def find_os_error(error: BaseException) -> OSError | None:
     """
     for link in list_causes(error):
         if isinstance(link, OSError):
-            return link
+            return find_storage_error(link) or link
         code = _OS_ERROR.search(str(link))
         if code:
             number = int(code[1])
