@@ -8,12 +8,17 @@ import pytest
 from tiny_model import save_tiny_model
 
 import convert_weights
+from omfa_jax.app.job_runner import JobRunner
+from omfa_jax.cli.config_lib import load_config, make_weights_source
 from omfa_jax.core import paths, remote_path
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.paths import RemotePath, local_copy, local_copy_of_folder
 from omfa_jax.core.trees import flatten
 from omfa_jax.model_loading import TINY_FOLDER, load_model, read_settings
+from omfa_jax.train.initial_weights import load_initial_model
 from omfa_jax.weights.weights_digest import compute_weights_digest
+
+TINY_CONFIG = Path(__file__).parents[1] / "configs" / "tiny.py"
 
 
 def put(folder: Path, place: RemotePath) -> RemotePath:
@@ -180,3 +185,19 @@ def test_a_large_download_is_announced_and_errors_name_the_url(gs, caplog, monke
     assert [
         r.message.startswith(f"downloading {gs}/d/big.bin, 0.0 GB") for r in caplog.records
     ] == [True]
+
+
+def test_the_page_takes_a_model_from_storage(gs, tmp_path):
+    runner = JobRunner(str(put(TINY_FOLDER, gs / "model")), tmp_path)
+    # where it lies is none of a visitor's business
+    assert runner.shown_checkpoint is None and runner.model.unet_params
+
+
+def test_training_starts_from_a_model_in_storage(gs):
+    config = load_config(TINY_CONFIG, [f"--config.model.init={put(TINY_FOLDER, gs / 'model')}"])
+    model = load_initial_model(make_weights_source(config), None)
+    tiny = load_model(TINY_FOLDER)
+    for (_, came), (_, wanted) in zip(
+        flatten(model.vae_params), flatten(tiny.vae_params), strict=True
+    ):
+        assert (came == wanted).all()

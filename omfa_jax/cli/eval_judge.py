@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from omfa_jax.cli.flags import float_between, int_between, parse_path
@@ -116,8 +117,9 @@ def make_judge_settings(
     if not model:
         raise OmfaError(f"the judge needs --judge-model NAME (or {MODEL} in the environment)")
     # it grows by a line for each answer, which object storage cannot do
-    beside = out.with_suffix(".judge.jsonl") if isinstance(out, Path) else None
-    cache = options.judge_cache or beside
+    cache: Path | None = options.judge_cache
+    if cache is None and isinstance(out, Path):
+        cache = out.with_suffix(".judge.jsonl")
     # answers cost money: without a file to keep them in, a restart would pay for them again
     if cache is None:
         raise OmfaError("the judge needs --judge-cache FILE, or --out on a disk")

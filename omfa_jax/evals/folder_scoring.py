@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.paths import AnyPath, is_remote
@@ -67,7 +68,7 @@ class ScoreRequest:
     batch_size: int = 32
     originals: Mapping[Path, str] = field(default_factory=dict)
 
-    def get_name(self, path: Path | None) -> str | None:
+    def get_name(self, path: Path | None) -> Any:
         """Return a folder's or file's name in the scores: that of the original of a copy."""
         return self.originals.get(path, str(path)) if path else None
 
@@ -264,11 +265,8 @@ def _scores(folder: _ScoredFolder) -> Scores:
         },
         seed=request.seed,
         folders=Folders(
-            request.get_name(request.pred) or "",
-            request.get_name(request.gt) or "",
-            request.get_name(request.garments),
-            request.get_name(request.pairs),
-            digest.hexdigest(),
+            *map(request.get_name, (request.pred, request.gt, request.garments, request.pairs)),
+            gt_sha256=digest.hexdigest(),
         ),
         counts=Counts(
             pairs=len(matched.matches),
