@@ -1,9 +1,11 @@
 """`omfa eval` with folders and scores in object storage."""
 
 import dataclasses
+import json
 
 import pytest
 from eval_folders import pair_of_folders
+from tiny_model import make_tiny_model, save_tiny_model, write_records
 
 from omfa_jax.cli.main import main
 from omfa_jax.core.remote_path import RemotePath
@@ -57,3 +59,22 @@ def test_faults_are_one_line(remote, capsys, monkeypatch):
 
 def deny(*_):
     raise PermissionError(13, "permission denied")
+
+
+def test_a_checkpoint_and_records_in_a_bucket_have_the_losses_of_local_ones(gs, tmp_path):
+    save_tiny_model(tmp_path / "model", make_tiny_model())
+    write_records(tmp_path, 2)
+    for name in ("model", "records"):
+        for file in (tmp_path / name).rglob("*"):
+            if file.is_file():
+                (gs / file.relative_to(tmp_path).as_posix()).upload(file)
+    found = []
+    for place in (tmp_path, gs):
+        out = tmp_path / f"out{len(found)}"
+        words = [f"--checkpoint={place / 'model'}", f"--data={place / 'records'}", f"--out={out}"]
+        words += ["--loss", "--loss-examples=2", "--loss-timesteps=4"]
+        assert main(["eval", *words]) == 0
+        found.append(json.loads((out / "loss.json").read_text()))
+    local, remote = found
+    assert remote.pop("checkpoint") == f"{gs}/model" and remote.pop("data") == f"{gs}/records"
+    assert remote == {name: value for name, value in local.items() if name in remote}

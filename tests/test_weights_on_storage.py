@@ -62,7 +62,7 @@ def test_conversions_on_storage_have_the_bytes_of_local_ones(store, tmp_path, ca
         assert compute_weights_digest(model) == tiny_digest
         assert read_settings(place) == model.settings
     # memory maps of a file whose name is gone
-    leaf = next(leaf for _, leaf in flatten(load_model(store / "imported").unet_params))
+    leaf = next(leaf for _, leaf in flatten(load_model(store / "imported").vae_params))
     assert not leaf.flags.owndata and not list(Path(tempfile.gettempdir()).glob("omfa-*/unet*"))
 
 
