@@ -14,6 +14,7 @@ from omfa_jax.core.append_only import read_json_lines
 from omfa_jax.core.atomic_files import is_locked
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.remote_path import RemotePath
+from omfa_jax.parallel.rendezvous import Rendezvous
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
 from omfa_jax.train.checkpoints.integrity import COMMITTED, FINISHED, list_steps
 from omfa_jax.train.loop import train
@@ -133,3 +134,10 @@ def test_pictures_of_a_run_are_objects(gs):
     writers.write_image(7, "try_on", np.zeros((8, 8, 3), np.uint8))
     writers.close()
     assert (gs / "samples" / "0000007_try_on.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_processes_find_each_other_by_objects(gs):
+    with Rendezvous(gs, 0, 2, 60.0, print) as waiting:
+        assert "process 1 of 2 missing; connected: 0 on" in waiting.format_missing()
+        with Rendezvous(gs, 1, 2, 60.0, print):
+            assert "none of 2 missing" in waiting.format_missing()
