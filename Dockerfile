@@ -45,8 +45,10 @@ RUN mkdir omfa_jax \
     && pip uninstall --yes omfa_jax \
     && rm -rf omfa_jax build ./*.egg-info
 
-COPY README.md LICENSE NOTICE convert_weights.py ./
+COPY README.md LICENSE NOTICE convert_weights.py setup.py ./
 COPY omfa_jax omfa_jax
+# the commit, which the context does not hold: --build-arg OMFA_REVISION="$(git rev-parse HEAD)"
+ARG OMFA_REVISION=""
 # fails if a library is missing, or torchvision was built for another torch
 RUN pip install --no-cache-dir --no-deps . \
     && rm -rf omfa_jax build ./*.egg-info \

@@ -21,6 +21,8 @@ jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.cli.main import report_error
 set_up_logs()
+from omfa_jax.core.startup_signals import watch_startup_signals
+watch_startup_signals()
 from omfa_jax.parallel import distributed
 # faults, as expressions: before the processes have joined, and in the third step
 if "EARLY" in os.environ:

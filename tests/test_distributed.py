@@ -237,11 +237,3 @@ def test_a_timeout_that_is_none_is_named(environment, tmp_path, name, value):
     environment({**BY_HAND, name: value})
     with pytest.raises(OmfaError, match=f"{name} is '?9*.*: expected a number of seconds"):
         distributed.initialize(tmp_path)
-
-
-def test_revision_without_git_access_is_unknown(monkeypatch):
-    def refuse(command, **_):
-        raise distributed.subprocess.CalledProcessError(128, command)
-
-    monkeypatch.setattr(distributed.subprocess, "run", refuse)
-    assert distributed.get_code_revision().endswith(" unknown")

@@ -102,7 +102,7 @@ def test_processes_that_disagree_are_named(tmp_path):
     ended = processes.finish(processes.start(tmp_path, 1, 2, FACT_1="other"))
     for status, _, err in ended:
         assert status == 2, err[-2000:]
-        assert "the processes of this job do not agree: the config of process 1 differs" in err
+        assert "the processes of this job do not agree: the config of process 1 on " in err
 
 
 def test_what_watches_ends_before_python(tmp_path):

@@ -5,6 +5,7 @@ import sys
 import threading
 
 from omfa_jax.core.exit_status import UNEXPECTED, classify_error
+from omfa_jax.core.log_lines import PlaceFormatter
 
 log = logging.getLogger(__name__)
 
@@ -15,16 +16,18 @@ DUPLICATING_LIBRARIES = ("absl", "orbax", "asyncio", "concurrent.futures")
 
 
 def set_up_logs() -> None:
-    """Log messages without prefix, and known failures as one line instead of many tracebacks.
+    """Log known failures as one line instead of many tracebacks.
 
-    A save on a full disk, for example, fails in five threads and five tasks of Orbax. The training
-    loop gets the exception too and reports it once.
+    Messages have no prefix, but in a job of several processes (see `core.log_lines`). A save on a
+    full disk, for example, fails in five threads and five tasks of Orbax. The training loop gets
+    the exception too and reports it once.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
     for handler in logging.getLogger().handlers:
         handler.addFilter(is_new_message)
+        handler.setFormatter(PlaceFormatter("%(message)s"))
     # absl's logger gets its own handler when absl is imported: filter the logger as well
     for name in DUPLICATING_LIBRARIES:
         logging.getLogger(name).addFilter(is_new_message)

@@ -17,11 +17,15 @@ from omfa_jax.cli.flags import Parser, refuse_renamed_flags
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART, UNEXPECTED, classify_error
+from omfa_jax.core.log_lines import format_prefix
+from omfa_jax.core.startup_signals import restore_signals, watch_startup_signals
 from omfa_jax.parallel.xla_flags import set_xla_flags
 
 # longest error message of another library that is printed, in characters
 MAX_MESSAGE_CHARS = 400
 
+# commands that a scheduler stops with a signal, and that end with one status at any time
+STOPPED = {"train"}
 # name -> (module with add_arguments and run, help); a module is imported only for its command
 COMMANDS = {
     "demo": (
@@ -78,6 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top.add_argument("--version", action="version", version=f"omfa_jax {__version__}")
     top.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     command = top.parse_args(arguments[:1]).command
+    if command in STOPPED:
+        # before the imports, which take seconds
+        watch_startup_signals()
+    try:
+        return run_command(command, arguments)
+    finally:
+        restore_signals()
+
+
+def run_command(command: str, arguments: Sequence[str]) -> int:
+    """Run one command with its name among the arguments; return the exit status."""
     try:
         refuse_renamed_flags(command, arguments[1:])
         parser = make_parser(command, arguments[1:])
@@ -153,7 +168,7 @@ def exit_job(status: int, line: str, *, joins: bool) -> int:
 def print_error(text: str) -> None:
     """Print to stderr and ignore failures, which must not change the exit status."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(format_prefix() + text, file=sys.stderr, flush=True)
 
 
 def is_stdout_closed() -> bool:

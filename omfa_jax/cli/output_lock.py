@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock
+from omfa_jax.core.code_revision import get_code_revision
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def join_and_lock(options: argparse.Namespace, out: Path) -> Iterator[None]:
     distributed.initialize(out)
     # as text, because paths are not JSON
     flags = {name: str(value) for name, value in vars(options).items()}
-    facts = {"the code's revision": distributed.get_code_revision(), "the flags": json.dumps(flags)}
+    facts = {"the code's revision": get_code_revision(), "the flags": json.dumps(flags)}
     distributed.check_equal_across_processes(facts)
     refusal = f"another run is using {out}: stop it, or give another folder to --out"
     lock = exclusive_lock(out / LOCK_NAME, refusal)

@@ -15,21 +15,28 @@ from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import parse_any_path_text
 from omfa_jax.cli.next_commands import format_end
 from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock
+from omfa_jax.core.code_revision import get_code_revision
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.mount_checks import check_mount
 from omfa_jax.core.path_checks import require_any_writable_dir
 from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.core.retry import call_with_retries
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_train_iterator
+from omfa_jax.data.pipeline.grain_pipeline import (
+    PipelineSettings,
+    describe_training_records,
+    make_train_iterator,
+)
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.global_arrays import get_data_shard
+from omfa_jax.parallel.shared_workdir import find_hosts
 from omfa_jax.planning.run_cost import compute_unet_cost, compute_vae_cost
 from omfa_jax.train.checkpoints.orbax_paths import require_checkpoint_storage
 from omfa_jax.train.initial_weights import load_initial_model, write_model_folder
 from omfa_jax.train.loop import Batches, DrawImages, Evaluate, train
 from omfa_jax.train.meshes import explain_sharding, make_network_mesh, make_replicated_mesh
 from omfa_jax.train.monitoring.profiler import ProfileSteps
+from omfa_jax.train.monitoring.start_record import record_start
 from omfa_jax.train.resume import require_same_run
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.task_changes import format_task_shares
@@ -86,9 +93,10 @@ def run(options: argparse.Namespace) -> None:
         check_mount(workdir, "--workdir")
     # before anything touches the devices: jax.distributed cannot be initialised after them
     distributed.initialize(workdir)
+    revision = get_code_revision()
     distributed.check_equal_across_processes(
         {
-            "the code's revision": distributed.get_code_revision(),
+            "the code's revision": revision,
             "the config": json.dumps(config.to_dict(), sort_keys=True, default=str),
             "--workdir": str(workdir.absolute()),
         }
@@ -99,6 +107,8 @@ def run(options: argparse.Namespace) -> None:
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
         # under the lock: another job could start a run in the folder between check and use
         require_same_run(config.to_dict(), workdir)
+        if jax.process_index() == 0:
+            record_start(workdir, revision, find_hosts())
         if config.objective == "autoencoder":
             train_autoencoder(config, workdir)
         else:
@@ -179,6 +189,13 @@ def make_batches(
     config: config_lib.Config, pipeline: PipelineSettings, tasks: tuple[Task, ...], mesh: Mesh
 ) -> Batches:
     """Return this process's training batches, from the first one on."""
+    if jax.process_count() > 1:
+        described = describe_training_records(pipeline, config.data.split)
+        distributed.check_equal_across_processes(
+            {f"the data in {folder}:{config.data.split}": t for folder, t in described.items()},
+            "copy one host's folder to the others, or put it where all hosts see it",
+            shown=True,
+        )
     shard, shards = get_data_shard(mesh)
     return make_train_iterator(
         pipeline,

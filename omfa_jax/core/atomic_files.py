@@ -88,7 +88,8 @@ def exclusive_lock(target: str | os.PathLike | IO, refusal: str | None = None) -
 
     A path named `LOCK_NAME` is created if it does not exist; any other path must exist. A file that
     is already open stays locked until the caller closes it. The kernel releases the lock when the
-    process ends, however it ends. File systems without locks are accepted without protection. Of
+    process ends, however it ends. With a lock file its folder is locked as well, which outlives
+    that file's being deleted. File systems without locks are accepted without protection. Of
     object storage the folder is locked (`storage_lock`), also for the path of its lock file.
     """
     if refusal is None:
@@ -106,15 +107,21 @@ def exclusive_lock(target: str | os.PathLike | IO, refusal: str | None = None) -
     # never is: what several hosts share has a lock file
     is_lock_file = Path(target).name == LOCK_NAME
     flags = os.O_RDWR | os.O_CREAT if is_lock_file else os.O_RDONLY
+    held: list[int] = []
     try:
-        handle = os.open(target, flags, 0o666)
-    except OSError as error:
-        raise OmfaError(f"{target}: cannot be opened: {error.strerror}") from None
-    try:
-        _lock(handle, refusal)
+        try:
+            held.append(os.open(target, flags, 0o666))
+            if is_lock_file:
+                # the file may be deleted meanwhile, and another run would lock its own new one
+                held.append(os.open(Path(target).parent, os.O_RDONLY))
+        except OSError as error:
+            raise OmfaError(f"{target}: cannot be opened: {error.strerror}") from None
+        for handle in held:
+            _lock(handle, refusal)
         yield
     finally:
-        os.close(handle)
+        for handle in held:
+            os.close(handle)
 
 
 def _lock(file: int | IO, refusal: str) -> None:
@@ -137,14 +144,19 @@ def _try_lock(file: int | IO) -> bool:
 
 
 def is_locked(folder: str | os.PathLike) -> bool:
-    """Return True while a process holds the folder's lock file."""
+    """Return True while a process holds the folder's lock file, even if that has been deleted."""
     if is_remote(folder):
         return is_storage_locked(RemotePath(folder))
-    path = Path(folder) / LOCK_NAME
-    if not path.is_file():
-        return False
-    with path.open("w") as file:
-        return not _try_lock(file)
+    for path, flags in ((Path(folder) / LOCK_NAME, os.O_RDWR), (Path(folder), os.O_RDONLY)):
+        # there is no lock file before the first run
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(path, flags)
+            try:
+                if not _try_lock(handle):
+                    return True
+            finally:
+                os.close(handle)
+    return False
 
 
 def parse_json(text: str) -> Any:

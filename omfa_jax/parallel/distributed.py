@@ -4,28 +4,32 @@ import hashlib
 import importlib.util
 import logging
 import os
-import subprocess
+import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 
-from omfa_jax import __version__
+from omfa_jax.core import startup_signals
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.log_lines import format_prefix, set_log_place
 from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.value_rules import format_value
 from omfa_jax.parallel import hang_watcher, job_exit
 from omfa_jax.parallel.job_place import JobPlace, find_job_place
 from omfa_jax.parallel.local_gpus import choose_local_gpus
 from omfa_jax.parallel.rendezvous import Rendezvous
+from omfa_jax.parallel.shared_workdir import name_process, require_shared_workdir
 
 JOIN_TIMEOUT, HANG_TIMEOUT = "OMFA_JOIN_TIMEOUT_S", "OMFA_HANG_TIMEOUT_S"
 # XLA's own limit for a process that does not answer, which ends all others without naming it
 XLA_HEARTBEAT_S = 100
+# of facts that differ: bytes of each text, and processes that are named
+SHOWN_BYTES, SHOWN_PROCESSES = 64, 8
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ def initialize(workdir: AnyPath) -> None:
     some processes do not connect within OMFA_JOIN_TIMEOUT_S seconds (default: 300), the others name
     them, by the files that each writes to `workdir`, and exit. Afterwards all processes exit
     together (`job_exit`), also because of one that does not respond for OMFA_HANG_TIMEOUT_S seconds
-    (default: 60).
+    (default: 60). Raises an OmfaError if `workdir` is not one folder for all.
     """
     if jax.distributed.is_initialized():
         return
@@ -52,14 +56,19 @@ def initialize(workdir: AnyPath) -> None:
     if place is None:
         # queued TPU resources: jax asks Google's metadata server for the other hosts
         jax.distributed.initialize(**arguments)
+        set_log_place(jax.process_index(), jax.process_count())
         _watch_processes(hang_s)
+        require_shared_workdir(workdir)
         return
+
+    set_log_place(place.index, place.count)
 
     def late(missing: str) -> None:
         # XLA aborts at its own timeout with a stack trace only; say why before that
         print(
-            f"omfa: timed out after {seconds} s waiting for other processes of this job: {missing}."
-            " Check their logs and whether their hosts can reach the coordinator's port; set"
+            f"{format_prefix()}omfa: timed out after {seconds} s waiting for other processes of"
+            f" this job: {missing}. Check their logs and whether their hosts can reach the"
+            " coordinator's port; set"
             f" {JOIN_TIMEOUT} to wait longer. What follows is XLA aborting this process.",
             file=sys.stderr,
             flush=True,
@@ -71,6 +80,7 @@ def initialize(workdir: AnyPath) -> None:
     with Rendezvous(workdir, place.index, place.count, seconds, late):
         jax.distributed.initialize(**arguments)
     _watch_processes(hang_s)
+    require_shared_workdir(workdir)
 
 
 def end_job(status: int, line: str) -> int:
@@ -121,6 +131,8 @@ def _arguments(place: JobPlace | None, seconds: int, hang_s: int) -> dict[str, A
 
 
 def _watch_processes(hang_s: int) -> None:
+    # from here on the preemption service handles SIGTERM, and tells all processes
+    startup_signals.set_job_stop(lambda _: os.kill(os.getpid(), signal.SIGTERM))
     job_exit.start_exit_watcher()
     hang_watcher.start_hang_watcher(hang_s)
 
@@ -131,11 +143,16 @@ def is_tpu_host() -> bool:
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
-def check_equal_across_processes(facts: Mapping[str, str]) -> None:
+def check_equal_across_processes(
+    facts: Mapping[str, str],
+    advice: str = "start all processes with the same command and the same code",
+    *,
+    shown: bool = False,
+) -> None:
     """Raise an OmfaError on every process unless `facts` are equal on all of them.
 
-    The error names the processes that differ from process 0 and the facts in which they do. Every
-    process must call this.
+    The error names the processes and hosts that differ from process 0 and the facts in which they
+    do; `shown`: with the two texts, which must be short. Every process must call this.
     """
     if jax.process_count() == 1:
         return
@@ -146,16 +163,39 @@ def check_equal_across_processes(facts: Mapping[str, str]) -> None:
     # (processes, facts, bytes)
     gathered = np.asarray(multihost_utils.process_allgather(here))
     different = (gathered != gathered[:1]).any(axis=2)
+    if not different.any():
+        return
+    texts = np.full_like(gathered[0], 0, shape=(len(facts), SHOWN_BYTES))
+    for row, text in zip(texts, facts.values(), strict=True):
+        cut = np.frombuffer(text.encode()[:SHOWN_BYTES], np.uint8)
+        row[: len(cut)] = cut
+    told = np.asarray(multihost_utils.process_allgather(texts)) if shown else None
     lines = [
-        f"{name} of process {', '.join(map(str, np.flatnonzero(different[:, column])))}"
+        describe_difference(
+            name,
+            np.flatnonzero(different[:, column]).tolist(),
+            None
+            if told is None
+            else [bytes(row).rstrip(b"\0").decode() for row in told[:, column]],
+        )
         for column, name in enumerate(facts)
         if different[:, column].any()
     ]
-    if lines:
-        raise OmfaError(
-            f"the processes of this job do not agree: {'; '.join(lines)} differs from process 0's;"
-            " start all processes with the same command and the same code"
-        )
+    raise OmfaError(f"the processes of this job do not agree: {'; '.join(lines)}; {advice}")
+
+
+def describe_difference(name: str, apart: Sequence[int], texts: Sequence[str] | None) -> str:
+    """Return which processes have another `name` than process 0; `texts`: each process's."""
+    named = [
+        name_process(index) + (f" ({texts[index]})" if texts else "")
+        for index in apart[:SHOWN_PROCESSES]
+    ]
+    more = len(apart) - len(named)
+    first = f" ({texts[0]})" if texts else ""
+    return (
+        f"{name} of {', '.join(named)}{f' and {more} more' if more else ''} differs from process"
+        f" 0's{first}"
+    )
 
 
 def any_across_processes(flag: bool) -> bool:
@@ -199,30 +239,6 @@ def allgather_int(number: int) -> list[int]:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(np.int32(number)).tolist()
-
-
-def get_code_revision() -> str:
-    """Return this code's version; in a git checkout also its commit and a hash of local changes."""
-    here = Path(__file__).parents[2]
-    if not (here / ".git").exists():
-        return __version__
-    try:
-        commands = (["rev-parse", "HEAD"], ["diff", "HEAD", "--", "omfa_jax"])
-        found = [
-            subprocess.run(
-                ["git", "-C", str(here), *command],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=True,
-            ).stdout
-            for command in commands
-        ]
-    except (OSError, subprocess.SubprocessError):
-        # git is missing, or refuses a folder of another owner
-        return f"{__version__} unknown"
-    changes = hashlib.sha256(found[1].encode()).hexdigest()[:8] if found[1] else "clean"
-    return f"{__version__} {found[0].strip()} {changes}"
 
 
 def _seconds(name: str, default: int) -> int:

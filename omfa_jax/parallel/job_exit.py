@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed
 
+from omfa_jax.core import startup_signals
+from omfa_jax.core.log_lines import format_prefix
 from omfa_jax.parallel import watcher_threads
 
 log = logging.getLogger(__name__)
@@ -26,8 +28,11 @@ log = logging.getLogger(__name__)
 KEY, LEFT = "omfa/end", "omfa/left"
 # poll interval, and how long the others get to hit the same fault and report it themselves
 ASK_S, GRACE_S = 1.0, 3.0
-# how long process 0, which runs the coordination service, waits for the others to read the notice
-STAY_S = 20.0
+# how long process 0, which runs the coordination service, waits for the others to read the notice:
+# the full time if one of them has died without a word
+STAY_S = 10.0
+# the key that XLA's preemption service writes when a process has got SIGTERM
+PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"
 # held by the thread that exits the process
 _leaving = threading.Lock()
 
@@ -103,6 +108,8 @@ def _watch() -> None:
     while (client := _client()) is not None:
         if watcher_threads.wait(ASK_S):
             return
+        if startup_signals.is_starting() and _is_preempted(client):
+            _stop_before_first_step(client)
         end = _read_exit(client)
         if end is not None:
             break
@@ -113,13 +120,35 @@ def _watch() -> None:
         _leave(end)
 
 
+def _is_preempted(client: Any) -> bool:
+    try:
+        return bool(client.key_value_try_get(PREEMPTED))
+    except jax.errors.JaxRuntimeError:
+        return False
+
+
+def _stop_before_first_step(client: Any) -> NoReturn:
+    """Exit all processes because one got a signal: a compilation may outlast the grace period."""
+    line = startup_signals.format_startup_line("SIGTERM")
+    with _leaving:
+        end = publish_exit(JobExit(startup_signals.STATUS, line, _index(), socket.gethostname()))
+        if end.process == _index():
+            print_line(f"omfa train: {line}")
+        _leave(end)
+
+
+def print_line(text: str) -> None:
+    """Print a line to stderr with the process's place, whatever has become of stderr."""
+    with contextlib.suppress(OSError):
+        print(format_prefix() + text, file=sys.stderr, flush=True)
+
+
 def _leave(end: JobExit, hung: int | None = None) -> NoReturn:
     """Exit this process immediately; process 0 waits for the others first, but for `hung`."""
     index = _index()
     if end.process != index:
         where = f"process {end.process} on {end.host}"
-        with contextlib.suppress(OSError):
-            print(f"omfa: exiting because of {where}: {end.line}", file=sys.stderr, flush=True)
+        print_line(f"omfa: exiting because of {where}: {end.line}")
     # process 0 runs the service: if it hangs there is nobody to tell
     if hung != 0:
         with contextlib.suppress(jax.errors.JaxRuntimeError):

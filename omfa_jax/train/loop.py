@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from omfa_jax.core.compile_notice import announce_compilation
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.paths import AnyPath
+from omfa_jax.core.startup_signals import end_startup
 from omfa_jax.data.pipeline.iterator_state import get_batches_consumed
 from omfa_jax.parallel.distributed import any_across_processes
 from omfa_jax.parallel.global_arrays import make_global_batch, put_global
@@ -84,7 +85,7 @@ def train(run: TrainRun) -> TrainState:
 
     Resume from the newest readable checkpoint of the workdir, if there is one. The state, the EMA,
     the data position and all random numbers then continue bit for bit as in an uninterrupted run.
-    SIGINT and SIGTERM save a checkpoint and raise `TrainingInterrupt`.
+    SIGINT, SIGTERM, SIGHUP and SIGUSR1 save a checkpoint and raise `TrainingInterrupt`.
     """
     settings, mesh = run.settings, run.mesh
     skips = settings.on_nonfinite == "skip"
@@ -155,6 +156,8 @@ def train(run: TrainRun) -> TrainState:
             profiler.before_step(step + 1)
             state, metrics = step_fn(state, constants, on_devices, root)
             step += 1
+            # until here a signal ends the process at once, from here on it saves
+            end_startup()
             # waits for the step before this one, so the host is never more than a step ahead
             window.add(step, metrics, format_record_ids(batch))
             clock.record_step()

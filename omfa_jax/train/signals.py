@@ -1,49 +1,64 @@
-"""Handle Ctrl-C and SIGTERM: save and stop after the step; a second Ctrl-C stops at once."""
+"""Handle Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: save and stop after the step."""
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from types import FrameType
 
 import jax
+
+from omfa_jax.core.startup_signals import get_stop_signals
+
+# A second Ctrl-C stops at once. A launcher's copy of the first one, and a finger's, come earlier.
+SECOND_S = 2.0
 
 
 class TrainingInterrupt(Exception):
     """Raised when a run was asked to stop and has saved `step`; the same command resumes it.
 
-    `exit_status` is 128 + the signal's number: 143 after SIGTERM, at which the launch scripts
-    requeue the job.
+    `exit_status` is 130 after SIGINT; after the others 143, at which the launch scripts requeue the
+    job.
     """
 
     def __init__(self, number: signal.Signals, step: int):
         super().__init__(f"{number.name}: saved step {step}; run the same command to resume")
-        self.exit_status = 128 + number
+        self.exit_status = 128 + (number if number == signal.SIGINT else signal.SIGTERM)
 
 
 class StopRequest:
-    """A context that turns SIGINT and SIGTERM into a request to stop after a step.
+    """A context that turns signals into a request to stop after a step.
 
     Several processes must stop after the same step, but a scheduler may signal only one of them.
     They agree through JAX's preemption service, which watches for SIGTERM from
-    `jax.distributed.initialize` on; a SIGINT is therefore passed on as a SIGTERM.
+    `jax.distributed.initialize` on; the other signals are therefore passed on as a SIGTERM.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._alone = jax.process_count() == 1
+        self._clock = clock
         self._received: signal.Signals | None = None
+        self._interrupted_s: float | None = None
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
-        # with several processes SIGTERM stays with the preemption service, which handles it in C++
-        if self._alone:
-            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
+        for number in (signal.SIGINT, *get_stop_signals()):
+            # of several processes SIGTERM stays with the preemption service, which handles it in
+            # C++
+            if self._alone or number != signal.SIGTERM:
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     # only notes the signal: Python may run a handler between any two bytecodes of the step
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._received = signal.Signals(number)
+        if number == signal.SIGINT:
+            now = self._clock()
+            if self._interrupted_s is not None and now - self._interrupted_s >= SECOND_S:
+                raise KeyboardInterrupt
+            if self._interrupted_s is None:
+                self._interrupted_s = now
+        if self._received is None:
+            self._received = signal.Signals(number)
         if not self._alone:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -90,6 +90,18 @@ def make_train_iterator(
     return ResumableWorkerIterator(open_from)
 
 
+def describe_training_records(settings: PipelineSettings, split: str) -> dict[str, str]:
+    """Return {folder: "N records, digest D"} of all folders that `make_train_iterator` reads.
+
+    Processes with other records of the same shape have another digest.
+    """
+    described = {}
+    for folder, _ in settings.mixture or ((settings.records, 1.0),):
+        source = open_example_reader(replace(settings, records=folder), split).records
+        described[folder] = f"{len(source)} records, digest {source.compute_digest()}"
+    return described
+
+
 def make_eval_iterator(
     settings: PipelineSettings,
     *,

@@ -6,6 +6,7 @@ ArrayRecord files, `<name>/<version>/`.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import operator
 import os
@@ -139,14 +140,31 @@ class RecordSource:
             features = TfExample.FromString(stored).features.feature
             return self._type(**{name: _value(features[name], kind) for name, kind in self._fields})
         except Exception as error:  # damaged files raise many exception types
-            reason = " ".join(str(error).split())[:200]
-            where = f"{self._place}: record {index}"
-            advice = "" if is_transient(error) else "; build again"
-            raise OmfaError(f"{where} cannot be read ({reason}){advice}") from error
+            raise self._make_unreadable_error(index, error) from error
+
+    def _make_unreadable_error(self, index: int, error: Exception) -> OmfaError:
+        reason = " ".join(str(error).split())[:200]
+        advice = "" if is_transient(error) else "; build again"
+        return OmfaError(f"{self._place}: record {index} cannot be read ({reason}){advice}")
 
     def read_encoded(self, index: int) -> bytes:
         """Return the stored bytes of one record, a serialized tf.train.Example."""
         return self._source[index]
+
+    def compute_digest(self, sampled: int = 64) -> str:
+        """Return a digest of the number of records and of `sampled` of them, evenly spread."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        for index in sorted(
+            set(np.linspace(0, max(len(self) - 1, 0), sampled, dtype=int).tolist())
+        ):
+            if index < len(self):
+                where = f"{self._place}: record {index}"
+                try:
+                    stored = call_with_retries(where, lambda index=index: self._read(index))
+                except Exception as error:  # as in __getitem__
+                    raise self._make_unreadable_error(index, error) from error
+                digest.update(hashlib.sha256(stored).digest())
+        return digest.hexdigest()[:12]
 
     def _read(self, index: int) -> bytes:
         try:
