@@ -17,7 +17,7 @@ import yaml
 from omfa_jax.cli import config_lib
 from omfa_jax.core.exit_status import FAULT_KINDS, NO_RESTART, RESTART, UNEXPECTED
 from omfa_jax.parallel.xla_flags import GPU_FLAGS, TPU_FLAGS, set_xla_flags
-from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))

@@ -11,7 +11,7 @@ from small_settings import make_keep_settings, make_train_settings
 from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 from omfa_jax.train.loop import train
 from omfa_jax.train.monitoring.metrics_buffer import MetricsBuffer
 
