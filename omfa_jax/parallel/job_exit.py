@@ -21,7 +21,7 @@ from jax._src import distributed
 
 from omfa_jax.core import startup_signals
 from omfa_jax.core.log_lines import format_prefix
-from omfa_jax.parallel import watcher_threads
+from omfa_jax.parallel import activity, watcher_threads
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,12 @@ def exit_because_of_hang(end: JobExit) -> NoReturn:
     _leave(end, hung=end.process)
 
 
+def exit_because_of_stall(end: JobExit) -> NoReturn:
+    """Exit all processes because of one that still runs but holds up the others."""
+    with _leaving:
+        _leave(publish_exit(end), is_told=True)
+
+
 def publish_exit(end: JobExit) -> JobExit:
     """Publish this exit unless another process was first; return the one that was first."""
     client = _client()
@@ -115,9 +121,10 @@ def _watch() -> None:
             break
     else:
         return
-    time.sleep(GRACE_S)
+    # the process that is named knows best: it leaves without waiting for its own report
+    time.sleep(0 if end.process == _index() else GRACE_S)
     with _leaving:
-        _leave(end)
+        _leave(end, is_told=True)
 
 
 def _is_preempted(client: Any) -> bool:
@@ -143,12 +150,17 @@ def print_line(text: str) -> None:
         print(format_prefix() + text, file=sys.stderr, flush=True)
 
 
-def _leave(end: JobExit, hung: int | None = None) -> NoReturn:
-    """Exit this process immediately; process 0 waits for the others first, but for `hung`."""
+def _leave(end: JobExit, hung: int | None = None, *, is_told: bool = False) -> NoReturn:
+    """Exit this process immediately; process 0 waits for the others first, but for `hung`.
+
+    `is_told`: `end` was found by a watcher, so that this process has not printed it.
+    """
     index = _index()
     if end.process != index:
         where = f"process {end.process} on {end.host}"
         print_line(f"omfa: exiting because of {where}: {end.line}")
+    elif is_told:
+        print_line(f"omfa: exiting: {end.line}; it is in {activity.describe_main_thread()}")
     # process 0 runs the service: if it hangs there is nobody to tell
     if hung != 0:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
