@@ -31,6 +31,9 @@ ASK_S, GRACE_S = 1.0, 3.0
 # how long process 0, which runs the coordination service, waits for the others to read the notice:
 # the full time if one of them has died without a word
 STAY_S = 10.0
+# how long the process that failed stays for the others to leave, for without its connections their
+# collectives fail first, and XLA may abort them with a status of its own; process 0 stays longer
+LINGER_S, LAST_S = 7.0, 0.5
 # the key that XLA's preemption service writes when a process has got SIGTERM
 PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"
 # held by the thread that exits the process
@@ -64,6 +67,11 @@ def exit_all_processes(status: int, line: str) -> int:
     with _leaving:
         end = publish_exit(JobExit(status, line, _index(), socket.gethostname()))
         _leave(end)
+
+
+def is_leaving() -> bool:
+    """Return True once this process exits because of another, of which errors are a consequence."""
+    return _leaving.locked()
 
 
 def exit_because_of_hang(end: JobExit) -> NoReturn:
@@ -164,7 +172,7 @@ def _leave(end: JobExit, hung: int | None = None, *, is_told: bool = False) -> N
     # process 0 runs the service: if it hangs there is nobody to tell
     if hung != 0:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            _wait_for_others(index, hung)
+            _wait_for_others(index, hung, is_cause=end.process == index)
     # os._exit leaves child processes running: the workers that read records
     for child in multiprocessing.active_children():
         child.kill()
@@ -175,13 +183,16 @@ def _leave(end: JobExit, hung: int | None = None, *, is_told: bool = False) -> N
     os._exit(end.status)
 
 
-def _wait_for_others(index: int, hung: int | None) -> None:
-    """Tell that this process leaves; process 0 waits until the others but `hung` have left."""
+def _wait_for_others(index: int, hung: int | None, *, is_cause: bool) -> None:
+    """Tell that this process leaves; process 0 and the one that failed wait until the others do."""
     client = _client()
     client.key_value_set(f"{LEFT}/{index}", "")
     expected = (distributed.global_state.num_processes or 1) - (hung is not None)
-    deadline = time.monotonic() + STAY_S
-    while index == 0 and time.monotonic() < deadline:
+    deadline = time.monotonic() + (STAY_S if index == 0 else LINGER_S if is_cause else 0)
+    while time.monotonic() < deadline:
         if len(client.key_value_dir_get(LEFT)) >= expected:
             break
         time.sleep(ASK_S / 10)
+    if index == 0:
+        # XLA aborts whoever still asks the service when it goes
+        time.sleep(LAST_S)
