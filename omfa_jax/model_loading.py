@@ -69,7 +69,7 @@ def read_settings(path: str | Path) -> DiffusionSettings:
     """
     folder = find_model_folder(path)
     if is_checkpoint(folder):
-        folder = find_workdir(folder) / MODEL_FOLDER
+        folder = Path(find_workdir(folder)) / MODEL_FOLDER
     require_model_folder(folder, path)
     settings, _ = require_omfa(read_description(folder), str(path))
     return settings

@@ -21,10 +21,11 @@ import jax
 import pytest
 import runtime_types
 import slow_tests
-from object_storage import gs, gs_server, s3_server, store  # noqa: F401
 
 # before any module of the package is imported
 runtime_types.install()
+
+from object_storage import gs, gs_server, s3_server, store  # noqa: E402, F401
 
 jax.config.update("jax_default_matmul_precision", "highest")
 

@@ -27,7 +27,8 @@ from omfa_jax.parallel import distributed
 # faults, as expressions: before the processes have joined, and in the third step
 if "EARLY" in os.environ:
     sys.exit(report_error("train", eval(os.environ["EARLY"]), joins=True))
-distributed.initialize(Path(sys.argv[1]))
+from omfa_jax.core.paths import to_path
+distributed.initialize(to_path(sys.argv[1]))
 from tiny_training import SETTINGS, CountingBatches, make_run
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.global_arrays import get_data_shard
@@ -47,7 +48,7 @@ class Rows(CountingBatches):
         mine = np.array_split(np.arange(8), shards)[shard]
         return {name: value[mine] for name, value in whole.items()}
 
-workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
+workdir, steps = to_path(sys.argv[1]), int(sys.argv[2])
 mesh = tuple(map(int, os.environ["MESH"].split(",")))
 every = {f"{name}_every_steps": int(os.environ.get(name.upper(), default))
          for name, default in (("save", "100"), ("log", "1"), ("samples", "0"))}
@@ -105,7 +106,7 @@ def free_port() -> int:
 
 
 def start(
-    workdir: Path,
+    workdir: str | os.PathLike,
     steps: int,
     count: int,
     *,

@@ -8,9 +8,9 @@ import pytest
 from test_damage import cut, flip
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoints import checkpointer
-from omfa_jax.train.checkpoints.checkpointer import run_on_all_processes
+from omfa_jax.train.checkpoints import process_agreement
 from omfa_jax.train.checkpoints.integrity import DamagedCheckpointError
+from omfa_jax.train.checkpoints.process_agreement import run_on_all_processes
 
 # with an array too large for the index, of which each process holds and writes its own half
 PROGRAM = processes.TRAINING.replace(
@@ -71,7 +71,7 @@ def raising(error):
 )
 def test_all_processes_return_or_raise_alike(monkeypatch, codes, expected):
     """As the first process sees it; `codes` are what the two of them tell each other."""
-    monkeypatch.setattr(checkpointer, "allgather_int", lambda code: codes)
+    monkeypatch.setattr(process_agreement, "allgather_int", lambda code: codes)
     work = raising(DamagedCheckpointError("x")) if codes[0] == -1 else lambda: [7]
     if expected is OSError:
         with pytest.raises(OSError, match="in process 1") as raised:
@@ -88,7 +88,9 @@ def test_all_processes_return_or_raise_alike(monkeypatch, codes, expected):
 
 def test_what_a_process_tells_the_others(monkeypatch):
     told = []
-    monkeypatch.setattr(checkpointer, "allgather_int", lambda code: told.append(code) or [code])
+    monkeypatch.setattr(
+        process_agreement, "allgather_int", lambda code: told.append(code) or [code]
+    )
     assert isinstance(
         run_on_all_processes(raising(DamagedCheckpointError("x"))), DamagedCheckpointError
     )

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 import convert_weights
-from omfa_jax.cli.flags import BoundedValue, HelpFormatter, Parser, parse_path, parse_path_text
+from omfa_jax.cli.flags import (
+    BoundedValue,
+    HelpFormatter,
+    Parser,
+    parse_any_path,
+    parse_any_path_text,
+    parse_path,
+    parse_path_text,
+)
 from omfa_jax.cli.main import COMMANDS, main, make_parser
 from omfa_jax.core.errors import OmfaError
 
@@ -74,12 +82,16 @@ def test_every_flag_with_a_default_number_has_such_a_type():
             assert isinstance(action.type, BoundedValue), name
 
 
+LOCAL_TYPES = (parse_path_text, parse_path)
+ANY_TYPES = (parse_any_path_text, parse_any_path)
+
+
 def test_every_path_names_something():
     paths = {name: action for name, action in ACTIONS.items() if is_path(name, action)}
     assert len(paths) > 60
     for name, action in paths.items():
-        assert action.type in (parse_path_text, parse_path), name
-        for text in ("", "a\0b", "gs://b/r", "hf://a/b"):
+        assert action.type in (*LOCAL_TYPES, *ANY_TYPES), name
+        for text in ("", "a\0b", "hf://a/b", "gs://", *["gs://b/r"] * (action.type in LOCAL_TYPES)):
             with pytest.raises(argparse.ArgumentTypeError, match="name of a file or folder"):
                 action.type(text)
         assert action.default in (None, [], "runs/demo", "samples"), name
@@ -88,7 +100,7 @@ def test_every_path_names_something():
 def test_folders_for_writing_are_paths():
     for name, action in ACTIONS.items():
         if name.endswith((" --out", " --workdir", " --raw", " --records", " --model", " --config")):
-            assert action.type in (parse_path_text, parse_path), name
+            assert action.type in (*LOCAL_TYPES, *ANY_TYPES), name
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,10 @@ def is_good(value, row):
     if isinstance(row, Text):
         return isinstance(value, str) and "\0" not in value
     if isinstance(row, LocalPath):
-        return isinstance(value, str) and ":/" not in value and value.isprintable()
+        text = (
+            value.removeprefix("gs://b") if row.allow_storage and isinstance(value, str) else value
+        )
+        return isinstance(text, str) and ":/" not in text and text.isprintable()
     if isinstance(row, Choice):
         return isinstance(value, str) and (
             value in [*row.names] or (row.allow_empty and value == "")

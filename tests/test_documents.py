@@ -35,9 +35,10 @@ THINGS = 12
 FOREIGN_FILES = {"generate_smpls.py", "metrics.py", "val_metrics.py", "xpk.sh"}
 # flags of other programs: Slurm, Apache Beam and CatVTON
 FOREIGN_FLAGS = {"--nodes", "--ntasks-per-node", "--project", "--region", "--repaint"}
-# of docker and TensorBoard
+# of docker, TensorBoard and gcsfuse
 FOREIGN_FLAGS |= {"--build-arg", "--gpus", "--init", "--logdir", "--rm", "--shm-size", "--user"}
-FOREIGN_WORDS = {"beam_runner"}
+FOREIGN_FLAGS |= {"--rename-dir-limit"}
+FOREIGN_WORDS = {"beam_runner", "JAX_COMPILATION_CACHE_DIR"}
 # arguments that lead to another parser of a command
 VARIANTS = {"eval": ([], ["--checkpoint", "x"], ["report"])}
 CODE = (".py", ".sh", ".yaml", ".json", ".toml", "Dockerfile")

@@ -30,7 +30,8 @@ PID_VARIABLE = "OMFA_GS_EMULATOR_PID"
 def make_environment(url: str) -> dict[str, str]:
     """Return the variables that point the clients of gs:// at a server."""
     token = {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "x", "GOOGLE_CLOUD_PROJECT": "p"}
-    return {**dict.fromkeys(URL_VARIABLES, url), **token}
+    # without it every client looks for the metadata server of Google's machines first
+    return {**dict.fromkeys(URL_VARIABLES, url), **token, "NO_GCE_CHECK": "true"}
 
 
 @contextlib.contextmanager

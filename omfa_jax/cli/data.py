@@ -16,6 +16,7 @@ from omfa_jax.cli.flags import (
     SIDE_PX_TYPE,
     WORKERS_TYPE,
     int_between,
+    parse_any_path_text,
     parse_path_text,
 )
 from omfa_jax.cli.records import add_writing_arguments, get_writing_options
@@ -76,7 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
     )
     build.add_argument(
-        "--out", required=True, type=parse_path_text, metavar="DIR", help="records folder to write"
+        "--out",
+        required=True,
+        type=parse_any_path_text,
+        metavar="DIR",
+        help="records folder to write, also gs:// and s3://",
     )
     datasets.add_dataset_argument(build)
     datasets.add_arguments(build)
@@ -90,9 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latents.add_argument(
         "--records",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
-        help="image records to encode",
+        help="image records to encode, also of gs:// and s3://",
     )
     latents.add_argument(
         "--model",
@@ -103,7 +108,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_config_flags(latents, "config file, for the slot sizes")
     latents.add_argument(
-        "--out", required=True, type=parse_path_text, metavar="DIR", help="latents folder to write"
+        "--out",
+        required=True,
+        type=parse_any_path_text,
+        metavar="DIR",
+        help="latents folder to write, also gs:// and s3://",
     )
     latents.add_argument("--batch-size", type=BATCH_TYPE, default=32, help="images per batch")
     latents.add_argument("--overwrite", action="store_true", help="replace the latents in --out")
@@ -111,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     check = command("check", "check a raw data set or records, and report faults by kind")
     where = check.add_mutually_exclusive_group(required=True)
-    where.add_argument("--records", type=parse_path_text, metavar="DIR", help="records folder")
+    where.add_argument("--records", type=parse_any_path_text, metavar="DIR", help="records folder")
     where.add_argument("--raw", type=parse_path_text, metavar="DIR", help="raw data set folder")
     datasets.add_dataset_argument(check, "with --raw: ")
     datasets.add_arguments(check)
@@ -122,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = command("show", "draw a contact sheet of records, or of a raw data set's keypoints")
     where = show.add_mutually_exclusive_group(required=True)
     where.add_argument(
-        "--records", type=parse_path_text, metavar="DIR", help="image records to show"
+        "--records", type=parse_any_path_text, metavar="DIR", help="image records to show"
     )
     where.add_argument(
         "--raw",

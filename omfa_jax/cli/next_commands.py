@@ -2,10 +2,10 @@
 
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 from omfa_jax.cli import config_lib
 from omfa_jax.cli.eval_checkpoint_flags import TASK_SETTINGS
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.records.record_schema import read_manifest
 from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
 from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
@@ -17,7 +17,7 @@ INPUTS = {
 }
 
 
-def format_end(config: config_lib.Config, workdir: Path) -> list[str]:
+def format_end(config: config_lib.Config, workdir: AnyPath) -> list[str]:
     """Return lines on a finished run: its checkpoint, and commands to paste."""
     checkpoints = workdir / "checkpoints"
     step = find_newest_complete_step(checkpoints, warn=False)
@@ -27,14 +27,14 @@ def format_end(config: config_lib.Config, workdir: Path) -> list[str]:
     return [where, *(f"next: {command}" for command in _list_commands(config, workdir))]
 
 
-def _format_vae_commands(config: config_lib.Config, model: Path) -> Iterator[str]:
+def _format_vae_commands(config: config_lib.Config, model: AnyPath) -> Iterator[str]:
     yield (
         f"the VAE: {model}; train a UNet on it with --config.model.init={shlex.quote(str(model))}"
         " --config.model.init_unet=false"
     )
 
 
-def _list_commands(config: config_lib.Config, workdir: Path) -> Iterator[str]:
+def _list_commands(config: config_lib.Config, workdir: AnyPath) -> Iterator[str]:
     folder = shlex.quote(str(workdir))
     trained = [name for name, row in config.tasks.items() if row.weight > 0]
     task = next((name for name in INPUTS if name in trained), None)
@@ -47,7 +47,7 @@ def _list_commands(config: config_lib.Config, workdir: Path) -> Iterator[str]:
 
 
 def _list_eval_commands(
-    config: config_lib.Config, workdir: Path, trained: list[str]
+    config: config_lib.Config, workdir: AnyPath, trained: list[str]
 ) -> Iterator[str]:
     """Yield the evaluation of a split that the data has and training did not see, if any."""
     task = next((name for name in TASK_SETTINGS if name in trained), None)

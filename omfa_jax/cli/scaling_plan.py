@@ -196,13 +196,14 @@ def require_data_style(config: "Config") -> None:
 
     Data that is not on this machine is left to the runs.
     """
+    from omfa_jax.core.paths import to_path
     from omfa_jax.data.pipeline.example_reader import require_pose_style
     from omfa_jax.data.pipeline.mixture import parse_mixture
     from omfa_jax.data.records import record_schema
 
     folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
     for folder in (*folders, config.data.latents, config.data.records):
-        if folder and (Path(folder) / record_schema.MANIFEST).is_file():
+        if folder and (to_path(folder) / record_schema.MANIFEST).is_file():
             manifest = record_schema.read_manifest(folder)
             require_pose_style(folder, manifest, config.data.pose_style)
 

@@ -12,12 +12,14 @@ from jax.sharding import Mesh
 
 from omfa_jax.cli import config_lib
 from omfa_jax.cli.config_flag import add_config_flags
-from omfa_jax.cli.flags import parse_path_text
+from omfa_jax.cli.flags import parse_any_path_text
 from omfa_jax.cli.next_commands import format_end
 from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock
 from omfa_jax.core.code_revision import get_code_revision
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.path_checks import require_writable_dir
+from omfa_jax.core.mount_checks import check_mount
+from omfa_jax.core.path_checks import require_any_writable_dir
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.core.retry import call_with_retries
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline.grain_pipeline import (
@@ -29,6 +31,7 @@ from omfa_jax.parallel import distributed
 from omfa_jax.parallel.global_arrays import get_data_shard
 from omfa_jax.parallel.shared_workdir import find_hosts
 from omfa_jax.planning.run_cost import compute_unet_cost, compute_vae_cost
+from omfa_jax.train.checkpoints.orbax_paths import require_checkpoint_storage
 from omfa_jax.train.initial_weights import load_initial_model, write_model_folder
 from omfa_jax.train.loop import Batches, DrawImages, Evaluate, train
 from omfa_jax.train.meshes import explain_sharding, make_network_mesh, make_replicated_mesh
@@ -54,9 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
-        help="folder for checkpoints and logs; a run in it is resumed",
+        help="folder for checkpoints and logs, also on gs://; a run in it is resumed",
     )
     parser.add_argument(
         "--explain-sharding",
@@ -84,7 +87,10 @@ def run(options: argparse.Namespace) -> None:
         return
     # parsed before the processes of a job wait for each other
     profile = ProfileSteps.parse(options.profile) if options.profile else None
-    workdir = require_writable_dir(options.workdir, "--workdir")
+    require_checkpoint_storage(to_path(options.workdir), "--workdir")
+    workdir = require_any_writable_dir(options.workdir, "--workdir")
+    if isinstance(workdir, Path):
+        check_mount(workdir, "--workdir")
     # before anything touches the devices: jax.distributed cannot be initialised after them
     distributed.initialize(workdir)
     revision = get_code_revision()
@@ -113,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def train_diffusion(
-    config: config_lib.Config, workdir: Path, *, profile: ProfileSteps | None = None
+    config: config_lib.Config, workdir: AnyPath, *, profile: ProfileSteps | None = None
 ) -> TrainState:
     """Train the UNet by partial diffusion."""
     settings = config_lib.make_train_settings(config)
@@ -153,7 +159,7 @@ def train_diffusion(
     )
 
 
-def train_autoencoder(config: config_lib.Config, workdir: Path) -> TrainState:
+def train_autoencoder(config: config_lib.Config, workdir: AnyPath) -> TrainState:
     """Train a VAE or a decoder, then write the VAE in diffusers form to workdir/model."""
     settings, source = (
         config_lib.make_train_settings(config),
@@ -202,7 +208,7 @@ def make_batches(
     )
 
 
-def save_config(config: config_lib.Config, workdir: Path) -> None:
+def save_config(config: config_lib.Config, workdir: AnyPath) -> None:
     """Write the resolved config next to the logs, for readers; a full disk is only a warning."""
     if jax.process_index() == 0:
         try:

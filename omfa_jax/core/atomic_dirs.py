@@ -116,14 +116,18 @@ def require_disjoint(
     path: str | os.PathLike, sources: Mapping[str, str | os.PathLike | None], flag: str = "--out"
 ) -> None:
     """Raise an OmfaError if the folder to write is or contains one of `sources`, {flag: path}."""
-    require_local(path, flag)
-    place = Path(os.path.realpath(path))
     for name, source in sources.items():
-        if source is not None and contains(place, source):
+        if source is not None and _is_or_contains(path, source):
             raise OmfaError(
                 f"{flag} {path} is or contains what {name} reads ({source}); give another folder"
                 f" to {flag}"
             )
+
+
+def _is_or_contains(folder: str | os.PathLike, inner: str | os.PathLike) -> bool:
+    if is_remote(folder):
+        return is_remote(inner) and RemotePath(inner).is_relative_to(RemotePath(folder))
+    return not is_remote(inner) and contains(Path(os.path.realpath(folder)), inner)
 
 
 def contains(folder: Path, inner: str | os.PathLike) -> bool:

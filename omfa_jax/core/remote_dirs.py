@@ -54,7 +54,7 @@ def require_own_objects(place: RemotePath, patterns: Sequence[str]) -> list[str]
         return []
     if is_object:
         raise OmfaError(f"{place} is not a folder; give another name to --out")
-    foreign = [name for name in found if not any(_matches(name, one) for one in patterns)]
+    foreign = [name for name in found if not any(match_name(name, one) for one in patterns)]
     if foreign:
         raise OmfaError(
             f"{place} would be replaced, but contains objects that this command did not write"
@@ -79,6 +79,29 @@ def _replace(place: RemotePath, folder: Path, patterns: Sequence[str]) -> None:
     (place / mark).upload(folder / mark)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def upload_folder(folder: Path, place: RemotePath) -> None:
+    """Write all files below a local folder to `place`; other objects there stay."""
+    names = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+    with ThreadPoolExecutor(_UPLOADS) as pool:
+        list(pool.map(lambda name: (place / name).upload(folder / name), sorted(names)))
+
+
+def move_remote(source: RemotePath, target: RemotePath, mark: str) -> None:
+    """Copy all objects below `source` to `target`, in the store, and delete them at `source`.
+
+    The object `mark` is copied last and deleted first: at every moment readers that ask for it find
+    at most one of the two, and it is whole.
+    """
+    names = sorted(source.list_tree(), key=lambda name: name == mark)
+    with ThreadPoolExecutor(_UPLOADS) as pool:
+        list(pool.map(lambda name: (source / name).copy(target / name), names[:-1]))
+        for name in names[-1:]:
+            (source / name).copy(target / name)
+            (source / name).unlink(missing_ok=True)
+        list(pool.map(lambda name: (source / name).unlink(missing_ok=True), names[:-1]))
+
+
+def match_name(name: str, pattern: str) -> bool:
+    """Return True if an object's relative name matches; `*` does not match a slash."""
     parts, wanted = name.split("/"), pattern.split("/")
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))

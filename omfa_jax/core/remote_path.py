@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 from omfa_jax.core.errors import require_modules
 from omfa_jax.core.storage_errors import TranslatingFile, translate_errors
@@ -183,7 +183,7 @@ class RemotePath(PurePosixPath):
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
-    ) -> IO:
+    ) -> Any:
         """Open an object to read ("r", "rb") or to write ("w", "wb"); there is no append.
 
         What is written appears when the file is closed. Random reads fetch ranges.
@@ -194,7 +194,7 @@ class RemotePath(PurePosixPath):
             raw = self.fs.open(str(self), mode.rstrip("b") + "b")
         raw = TranslatingFile(raw, str(self))
         if mode.endswith("b"):
-            return raw  # type: ignore[return-value]
+            return raw
         return io.TextIOWrapper(raw, encoding or "utf-8", errors, newline)  # type: ignore[arg-type]
 
     def read_bytes(self) -> bytes:
@@ -241,14 +241,16 @@ class RemotePath(PurePosixPath):
         with translate_errors(self):
             self.fs.get_file(str(self), os.fspath(file))
 
+    def copy(self, target: "RemotePath") -> None:
+        """Copy the object to `target` of the same kind of store, which does so by itself."""
+        with translate_errors(self):
+            self.fs.cp_file(str(self), str(target))
+
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the object; s3:// does not say whether there was one."""
-        try:
-            with translate_errors(self):
-                self.fs.rm_file(str(self))
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        gone = (FileNotFoundError,) if missing_ok else ()
+        with contextlib.suppress(*gone), translate_errors(self):
+            self.fs.rm_file(str(self))
 
     def rmtree(self) -> None:
         """Delete all objects below the path, and one of that name."""
@@ -275,15 +277,18 @@ def require_client(scheme: str) -> None:
 def _open_file_system(scheme: str, process: int) -> Any:
     # one for each process: the event loop of fsspec's thread does not survive a fork
     require_client(scheme)
-    import fsspec
+    from fsspec import config, filesystem
 
     # looks for hierarchical namespaces with a second client, and says so on every start
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    # those that other packages open (etils, for Orbax and JAX) must not list from memory either
+    for name in ("gs", "gcs", "s3"):
+        config.conf.setdefault(name, {}).update(_FRESH)
     # logs a traceback before it raises
     for name in ("gcsfs", "s3fs", "fsspec"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with translate_errors(f"{scheme}://"):
-        return fsspec.filesystem(scheme, **_OPTIONS[scheme])
+        return filesystem(scheme, **_OPTIONS[scheme])
 
 
 def _is_pattern(part: str) -> bool:

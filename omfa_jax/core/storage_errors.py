@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -27,6 +28,23 @@ _WORDS = {
     429: "too many requests",
 }
 
+_GRPC_ERRNOS = {
+    "UNAVAILABLE": errno.EHOSTUNREACH,
+    "DEADLINE_EXCEEDED": errno.ETIMEDOUT,
+    "ABORTED": errno.EREMOTEIO,
+    "RESOURCE_EXHAUSTED": errno.EBUSY,
+    "INTERNAL": errno.EREMOTEIO,
+    "UNKNOWN": errno.EREMOTEIO,
+    "PERMISSION_DENIED": errno.EACCES,
+    "UNAUTHENTICATED": errno.EACCES,
+}
+_GRPC_STATUS = re.compile(rf"\b({'|'.join(_GRPC_ERRNOS)}): ")
+# only of requests: TensorStore says such words of broken files, too
+_STORE = re.compile(r"gs://|gcs|http_response_code|CURL")
+# in the address of an upload in parts
+_UPLOAD = "upload_id="
+_CLIENTS = {"gcsfs", "aiohttp", "google", "requests", "urllib3", "botocore", "s3fs"}
+
 
 @contextlib.contextmanager
 def translate_errors(path: str | os.PathLike) -> Iterator[None]:
@@ -39,8 +57,37 @@ def translate_errors(path: str | os.PathLike) -> Iterator[None]:
         _raise_translated(error, str(path))
 
 
+def find_storage_error(error: BaseException) -> OSError | None:
+    """Return an OSError for an error of a store's client that a library let through, or None.
+
+    TensorStore's errors have the status of gRPC at the beginning of their text.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError) and _UPLOAD in text:
+        return _make_lost_upload_error(text)
+    found = _GRPC_STATUS.search(text)
+    if isinstance(error, ValueError) and found and _STORE.search(text):
+        # TensorStore does not renew a token that the store no longer takes; a new process does, and
+        # where it cannot, its first request ends with the client's own 401
+        is_expired = "http_response_code='401'" in text
+        return OSError(errno.EREMOTEIO if is_expired else _GRPC_ERRNOS[found[1]], text[:300])
+    if type(error).__module__.partition(".")[0] not in _CLIENTS or not isinstance(error, Exception):
+        return None
+    try:
+        _raise_translated(error, "")
+    except OSError as made:
+        return made
+
+
+def _make_lost_upload_error(what: str) -> OSError:
+    # not of a missing file: the store forgets an upload that has ended or taken a week
+    return OSError(errno.EREMOTEIO, "the store no longer knows the upload", what)
+
+
 def _raise_translated(error: Exception, path: str) -> NoReturn:
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and _UPLOAD in text:
+        raise _make_lost_upload_error(path) from error
     if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError):
         raise type(error)(error.errno or _guess_errno(error), _text_of(error), path) from error
     status = _get_status(error)

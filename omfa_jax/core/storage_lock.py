@@ -99,7 +99,9 @@ def _take(place: RemotePath, held: _Held | None) -> int:
     """Return the number of the lock now ours; 0 if another process was faster."""
     number = held.number + 1 if held else 1
     holder = {"host": socket.gethostname(), "boot": _get_boot(), "process": os.getpid()}
-    if not (place / _name(number)).create(json.dumps(holder).encode()):
+    data = json.dumps({**holder, "token": os.urandom(8).hex()}).encode()
+    # the token: if the answer to our own request was lost, its repetition is refused
+    if not (place / _name(number)).create(data) and (place / _name(number)).read_bytes() != data:
         return 0
     _write_beat(place, number, 0, "held")
     # the highest number stays for ever: it is what the next one counts from

@@ -75,7 +75,7 @@ def evaluate_row(
     # everything that the images depend on; a folder with other facts is not continued
     facts = {
         "checkpoint": compute_weights_digest(model),
-        "data": compute_records_digest(Path(pipeline.records)),
+        "data": compute_records_digest(pipeline.records),
         "split": request.split,
         "task": row.name,
         "limit": request.limit,

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ import jax
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import make_unknown_name_error
+from omfa_jax.core.paths import to_path
 from omfa_jax.data.pipeline.settings import PipelineSettings
-from omfa_jax.data.records.record_schema import MANIFEST, read_manifest
+from omfa_jax.data.records.record_schema import MANIFEST, list_sizes, read_manifest
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.evals.exact_truth import KINDS, ConditionRegions, ExactTruth
 from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
@@ -83,7 +85,7 @@ def evaluate_split(
     regions = ConditionRegions(request.regions, request.split) if request.regions else None
     facts = {
         "checkpoint": compute_weights_digest(model),
-        "data": compute_records_digest(Path(pipeline.records)),
+        "data": compute_records_digest(pipeline.records),
         "split": request.split,
         "setting": request.setting,
         "limit": request.limit,
@@ -206,11 +208,12 @@ def compute_metric_values(
     return [float(found[name]) for name in names], scores.metrics[metric].better
 
 
-def compute_records_digest(folder: Path) -> str:
+def compute_records_digest(records_dir: str | os.PathLike) -> str:
     """Return a digest of a records folder's manifest and of its files' sizes."""
-    place = folder / read_manifest(folder)["builder"]
+    folder = to_path(records_dir)
     # sizes instead of contents: hashing hundreds of gigabytes would take longer than sampling
-    files = sorted((path.name, path.stat().st_size) for path in place.glob("*.array_record*"))
+    sizes = list_sizes(folder / read_manifest(folder)["builder"])
+    files = sorted((name, size) for name, size in sizes.items() if ".array_record" in name)
     text = (folder / MANIFEST).read_text()
     return hashlib.sha256(f"{text}{files}".encode()).hexdigest()
 

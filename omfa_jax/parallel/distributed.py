@@ -17,6 +17,7 @@ import numpy as np
 from omfa_jax.core import startup_signals
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.log_lines import format_prefix, set_log_place
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.value_rules import format_value
 from omfa_jax.parallel import hang_watcher, job_exit
 from omfa_jax.parallel.job_place import JobPlace, find_job_place
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def initialize(workdir: Path) -> None:
+def initialize(workdir: AnyPath) -> None:
     """Connect to the job's other processes; does nothing in a single-process job.
 
     Detects Slurm (more than one task), mpirun and TPU hosts (`job_place`). Otherwise set

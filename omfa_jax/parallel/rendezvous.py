@@ -12,10 +12,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, RemotePath
 
 FOLDER = "joining"
 # a process touches its mark every RENEW_S; one older than FRESH_S is from a dead process or attempt
@@ -29,7 +29,7 @@ class Rendezvous:
     """
 
     def __init__(
-        self, workdir: Path, index: int, count: int, seconds: float, late: Callable[[str], None]
+        self, workdir: AnyPath, index: int, count: int, seconds: float, late: Callable[[str], None]
     ):
         self._folder = workdir / FOLDER
         self._mark = self._folder / str(index)
@@ -50,7 +50,9 @@ class Rendezvous:
     def _renew(self) -> None:
         # a full or read-only disk must cost the message only, not the run
         with contextlib.suppress(OSError, OmfaError):
-            if self._mark.exists():
+            if isinstance(self._mark, RemotePath):
+                self._mark.write_text(socket.gethostname())
+            elif self._mark.exists():
                 os.utime(self._mark)
             else:
                 with atomic_write(self._mark) as temporary:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, VAEConfig, get_vae_config, init_vae
 from omfa_jax.models.reference_unet import init_from_single
@@ -16,6 +17,7 @@ from omfa_jax.parallel import distributed
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
 from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
 from omfa_jax.train.checkpoints.integrity import find_newest_complete_step, list_steps
+from omfa_jax.train.checkpoints.orbax_paths import require_checkpoint_storage
 from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.settings import InitialWeightsSource
 from omfa_jax.train.task_changes import describe_task_differences, project_prompts, update_tasks
@@ -45,7 +47,7 @@ def make_preset_vae(source: InitialWeightsSource) -> tuple[VAEConfig, Callable[[
 
 
 def load_initial_model(
-    source: InitialWeightsSource, workdir: Path | None, *, abstract: bool = False
+    source: InitialWeightsSource, workdir: AnyPath | None, *, abstract: bool = False
 ) -> Model:
     """Return the model that training starts from; `unet_params` None means a random UNet.
 
@@ -65,7 +67,8 @@ def load_initial_model(
         check_same_model(source, model, workdir)
         return update_tasks(source, model, workdir / MODEL_FOLDER)
     if source.start_from:
-        other = Path(source.start_from)
+        other = to_path(source.start_from)
+        require_checkpoint_storage(other, "config.checkpoint.start_from")
         model = load_model_folder(other / MODEL_FOLDER)
         check_same_model(source, model, other, new_run=True)
         model = update_tasks(source, model, other / MODEL_FOLDER)
@@ -141,7 +144,7 @@ def make_prompt_rows(
 
 
 def check_same_model(
-    source: InitialWeightsSource, model: Model, where: Path, *, new_run: bool = False
+    source: InitialWeightsSource, model: Model, where: AnyPath, *, new_run: bool = False
 ) -> None:
     """Raise an OmfaError if the config asks for another model than the one in `where`.
 
@@ -161,7 +164,7 @@ def check_same_model(
 
 
 def check_same_meaning(
-    wanted: DiffusionSettings, trained: DiffusionSettings, where: Path, *, new_run: bool = False
+    wanted: DiffusionSettings, trained: DiffusionSettings, where: AnyPath, *, new_run: bool = False
 ) -> None:
     """Raise an OmfaError if the config's settings differ from those the weights were trained with.
 
@@ -203,7 +206,7 @@ def describe_differences(config: object, trained: object) -> str:
     )
 
 
-def write_model_folder(model: Model, workdir: Path) -> None:
+def write_model_folder(model: Model, workdir: AnyPath) -> None:
     """Write workdir/model: everything in the model that training does not change.
 
     A folder left by an attempt without a checkpoint is replaced, because its VAE or prompts may

@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 
 from omfa_jax.core.compile_notice import announce_compilation
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.startup_signals import end_startup
 from omfa_jax.data.pipeline.iterator_state import get_batches_consumed
 from omfa_jax.parallel.activity import PaceTable, here
@@ -67,7 +67,7 @@ class Batches(Protocol):
 class TrainRun:
     """The parts of one run; `start` is parameters, or a jittable function that draws them."""
 
-    workdir: Path
+    workdir: AnyPath
     settings: TrainSettings
     objective: Objective
     start: Start
@@ -165,8 +165,7 @@ def train(run: TrainRun) -> TrainState:
             with clock.measure("device"):
                 state, metrics = step_fn(state, constants, on_devices, root)
             step += 1
-            # until here a signal ends the process at once, from here on it saves
-            end_startup()
+            end_startup()  # from here on a signal saves
             # waits for the step before this one, so the host is never more than a step ahead
             with clock.measure("device"):
                 window.add(step, metrics, format_record_ids(batch))
@@ -197,6 +196,7 @@ def train(run: TrainRun) -> TrainState:
             if save:
                 here.enter("save", step)
                 with clock.measure("save"):
+                    writers.flush()
                     require_finite(state, step, saved)
                     checkpoints.save(step, state, run.batches.get_state(), run.config, row)
                 saved = step

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.retry import call_with_retries
 from omfa_jax.train.checkpoints.integrity import (
     DamagedCheckpointError,
@@ -24,7 +24,7 @@ START_KEYS = (
 FIXED_KEYS = ("objective", "seed", "train.batch_size")
 
 
-def require_same_run(config: Mapping[str, Any], workdir: Path) -> None:
+def require_same_run(config: Mapping[str, Any], workdir: AnyPath) -> None:
     """Raise an OmfaError if `config` would replay or skip data of the run in `workdir`.
 
     `config` is the complete config as nested dicts. Other settings may change, such as the data
@@ -54,7 +54,7 @@ def require_same_run(config: Mapping[str, Any], workdir: Path) -> None:
             log.warning("resuming with a changed config.%s", line)
 
 
-def read_newest_config(folder: Path) -> tuple[int, dict[str, Any]] | None:
+def read_newest_config(folder: AnyPath) -> tuple[int, dict[str, Any]] | None:
     """Return (step, config) of the newest complete checkpoint whose config can be read.
 
     Other damage to a checkpoint is found and reported when it is restored.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, local_copy_of_folder
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline.grain_pipeline import compute_task_shares
 from omfa_jax.models import UNetConfig
@@ -24,7 +25,7 @@ from omfa_jax.weights.prompt_table import (
 log = logging.getLogger(__name__)
 
 
-def update_tasks(source: InitialWeightsSource, model: Model, folder: Path) -> Model:
+def update_tasks(source: InitialWeightsSource, model: Model, folder: AnyPath) -> Model:
     """Return the model of `folder` with the task weights and prompts of the config.
 
     The tasks and what they noise are already equal (`check_same_meaning`). A prompt for which no
@@ -40,14 +41,15 @@ def update_tasks(source: InitialWeightsSource, model: Model, folder: Path) -> Mo
 
 
 def find_prompts(
-    source: InitialWeightsSource, model: Model, folder: Path, tasks: Sequence[Task]
+    source: InitialWeightsSource, model: Model, folder: AnyPath, tasks: Sequence[Task]
 ) -> PromptTable:
     """Return the model's prompt table with an embedding for every task's prompt.
 
     A new prompt is looked up in config.model.init's table. If the model uses the seeded embeddings
     of a run without text encoders, new prompts get seeded ones too.
     """
-    own = read_description(folder).prompts
+    with local_copy_of_folder(folder) as local:
+        own = read_description(local).prompts
     assert own is not None  # the model was read from there
     missing = [task for task in tasks if task.prompt not in own.prompts]
     if not missing:
@@ -91,7 +93,9 @@ def make_seeded_like(own: PromptTable, prompts: Sequence[str]) -> PromptTable | 
     return seeded if same and np.array_equal(there["pooled"], own.pooled) else None
 
 
-def warn_if_encoders_differ(own: PromptTable, new: PromptTable, folder: Path, place: str) -> None:
+def warn_if_encoders_differ(
+    own: PromptTable, new: PromptTable, folder: AnyPath, place: str
+) -> None:
     """Warn if the two tables embed a shared prompt differently: their text encoders differ."""
     for prompt in set(own.prompts) & set(new.prompts):
         ours, theirs = (t.context[t.prompts.index(prompt)] for t in (own, new))

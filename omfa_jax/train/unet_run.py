@@ -1,12 +1,12 @@
 """A UNet's training run by partial diffusion, put together from a model and settings."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.models import encode
 from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.parallel.sharding_rules import UNET_RULES
@@ -24,7 +24,7 @@ def make_unet_run(
     mesh: Mesh,
     batches: Batches,
     *,
-    workdir: Path,
+    workdir: AnyPath,
     config: Mapping[str, Any],
     encodes: bool,
 ) -> TrainRun:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_eval_iterator
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -97,7 +98,7 @@ def make_vae_run(
     mesh: Mesh,
     batches: Batches,
     *,
-    workdir: Path,
+    workdir: AnyPath,
     config: Mapping[str, Any],
 ) -> TrainRun:
     """Return the run that trains a VAE; `config` is the complete config as nested dicts."""
@@ -131,7 +132,7 @@ def publish_vae(
     state: TrainState,
     pipeline: PipelineSettings,
     split: str,
-    workdir: Path,
+    workdir: AnyPath,
 ) -> None:
     """Write workdir/model: the EMA VAE, scaled so that its latents have standard deviation 1.
 

@@ -9,6 +9,7 @@ import numpy as np
 from omfa_jax.core.atomic_dirs import atomic_dir
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, local_copy_of_folder
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.weights import tensor_names
@@ -69,7 +70,7 @@ def describe_model(model: Model) -> ModelDescription:
     )
 
 
-def save_model_folder(folder: Path, model: Model) -> None:
+def save_model_folder(folder: AnyPath, model: Model) -> None:
     """Write everything except the UNet's parameters, atomically."""
     with atomic_dir(folder, CONTENTS) as temporary:
         write_description(temporary, describe_model(model))
@@ -77,13 +78,14 @@ def save_model_folder(folder: Path, model: Model) -> None:
         write_tensors(path, tensor_names.to_torch(model.vae_params), "fp32", {"format": "pt"})
 
 
-def write_tasks(folder: Path, model: Model) -> None:
+def write_tasks(folder: AnyPath, model: Model) -> None:
     """Update the tasks and prompts of a model folder, if they differ.
 
     The prompt table keeps all earlier prompts and is written first, so that the two files match at
     every moment, also after a kill between the two writes.
     """
-    before = read_description(folder)
+    with local_copy_of_folder(folder) as local:
+        before = read_description(local)
     if before.omfa is not None and DiffusionSettings.from_json(before.omfa) == model.settings:
         return
     now = describe_model(model)
@@ -107,10 +109,12 @@ def load_vae(folder: Path, config: VAEConfig) -> Params:
     return tensor_names.from_torch({"vae": vae})["vae"]
 
 
-def load_model_folder(folder: Path) -> Model:
+def load_model_folder(folder: AnyPath) -> Model:
     """Return the model in a run's model folder, without UNet parameters."""
-    description = read_description(folder)
-    return make_model(description, None, load_vae(folder, description.vae_config), str(folder))
+    with local_copy_of_folder(folder) as local:
+        description = read_description(local)
+        vae_params = load_vae(local, description.vae_config)
+    return make_model(description, None, vae_params, str(folder))
 
 
 def make_model(

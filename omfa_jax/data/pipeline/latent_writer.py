@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -19,6 +18,7 @@ from jaxtyping import Float32
 
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import to_path
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.batch import Batch
 from omfa_jax.data.pipeline.decode_record import Slots, check_slots, decode_record, make_float_batch
@@ -63,7 +63,7 @@ class LatentShardSource:
 
     def stamp(self, shard: Shard) -> str:
         """Return a digest of the VAE's id, the slots, the batch size and the records' files."""
-        root = Path(self.records_dir)
+        root = to_path(self.records_dir)
         place = root / record_schema.read_manifest(root)["builder"]
         files = sorted(place.glob(f"*-{shard.split}.*"))
         sizes = {name: list(size) for name, size in self.slots.items()}
@@ -149,7 +149,7 @@ def write_latents(
     counts = {split: len(record_schema.open_records(records_dir, split)) for split in chosen}
     shards = plan_shards(NAME, counts, shard_records)
     # absolute: Beam workers may run in another directory
-    folder = os.path.abspath(records_dir)
+    folder = os.fspath(to_path(records_dir).absolute())
     source = LatentShardSource(folder, encode, dict(slots), vae_id, batch_size, threads)
     with open_staging_folder(out_dir, f"{NAME}/{VERSION}") as partial:
         write_shards(partial, source, shards, how)

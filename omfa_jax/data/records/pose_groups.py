@@ -7,7 +7,6 @@ The groups of a split are stored next to its record files as one int32 array. Op
 import contextlib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.npz_reader import read_npy
+from omfa_jax.core.paths import AnyPath, local_copy, to_path
 from omfa_jax.data.records import record_schema
 
 # the group number of a record without a group
@@ -54,12 +54,12 @@ class PoseGroups:
         return int(members[place + (place >= np.searchsorted(members, index))])
 
 
-def get_groups_path(records_dir: str | os.PathLike, split: str) -> Path:
+def get_groups_path(records_dir: str | os.PathLike, split: str) -> AnyPath:
     """Return the path of a split's groups, in the folder of the record files.
 
     They are replaced together with the records, so that they cannot belong to older ones.
     """
-    folder = Path(records_dir)
+    folder = to_path(records_dir)
     return folder / record_schema.read_manifest(folder)["builder"] / GROUPS_FILE.format(split)
 
 
@@ -72,7 +72,8 @@ def load_groups(records_dir: str | os.PathLike, split: str) -> PoseGroups:
     file = get_groups_path(records_dir, split)
     source = record_schema.open_records(records_dir, split)
     with contextlib.suppress(OSError, ValueError):
-        stored = read_npy(file)
+        with local_copy(file) as copy:
+            stored = read_npy(copy)
         if stored.shape == (len(source),) and stored.dtype == np.int32:
             return PoseGroups(stored)
     numbers = read_group_numbers(source)

@@ -4,12 +4,14 @@ A records folder holds a manifest, `omfa_records.json` (written last), and a TFD
 ArrayRecord files, `<name>/<version>/`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import operator
 import os
 import pickle
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
@@ -21,13 +23,17 @@ from tensorflow_datasets import proto
 from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError, describe_damage, make_unknown_name_error
 from omfa_jax.core.exit_status import is_transient
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.path_checks import require_any_dir
+from omfa_jax.core.paths import AnyPath, RemotePath, to_path
 from omfa_jax.core.retry import call_with_retries
+from omfa_jax.data.records.shard_reader import ShardReader, require_whole
 
 # TFDS's own copy of tf.train.Example, without TensorFlow; type checkers cannot see its fields
 TfExample: Any = vars(proto)["tf_example_pb2"].Example
 
 MANIFEST = "omfa_records.json"
+# TFDS's own files
+DATASET_INFO, FEATURES = "dataset_info.json", "features.json"
 FORMAT = 2
 SPLITS = ("train", "val", "test")
 
@@ -115,11 +121,11 @@ class RecordSource:
     Reading a damaged record raises an OmfaError. Thread-safe and picklable.
     """
 
-    def __init__(self, kind: Kind, source: Any, place: str) -> None:
+    def __init__(self, kind: Kind, source: Any, place: str, size_bytes: int = 0) -> None:
         self._type = RECORD_TYPES[kind]
         self._fields = [(f.name, f.type) for f in dataclasses.fields(self._type)]
         self._source = source
-        self._place = place
+        self._place, self._size_bytes = place, size_bytes
 
     def __len__(self) -> int:
         return len(self._source)
@@ -146,8 +152,8 @@ class RecordSource:
         return self._source[index]
 
     def compute_digest(self, sampled: int = 64) -> str:
-        """Return a digest of the number of records and of `sampled` of them, evenly spread."""
-        digest = hashlib.sha256(str(len(self)).encode())
+        """Return a digest of the number and size of records and of `sampled`, evenly spread."""
+        digest = hashlib.sha256(f"{len(self)} {self._size_bytes}".encode())
         for index in sorted(
             set(np.linspace(0, max(len(self) - 1, 0), sampled, dtype=int).tolist())
         ):
@@ -187,7 +193,7 @@ def _value(feature: Any, kind: Any) -> Any:
     return feature.bytes_list.value[0].decode()
 
 
-def write_manifest(records_dir: Path, kind: Kind, builder: str, **facts: Any) -> None:
+def write_manifest(records_dir: AnyPath, kind: Kind, builder: str, **facts: Any) -> None:
     """Write the manifest. It must be written last: a folder with a manifest counts as complete."""
     manifest = {"format": FORMAT, "kind": kind, "builder": builder, **facts}
     (records_dir / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -195,7 +201,7 @@ def write_manifest(records_dir: Path, kind: Kind, builder: str, **facts: Any) ->
 
 def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
     """Return the manifest of a records folder; OmfaError if it is missing, damaged or outdated."""
-    folder = require_dir(records_dir, "records", "the records folder")
+    folder = require_any_dir(records_dir, "records", "the records folder")
     try:
         manifest = parse_json(
             call_with_retries(str(folder / MANIFEST), (folder / MANIFEST).read_text)
@@ -219,19 +225,41 @@ def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
 
     Raises OmfaError if the folder is not a complete records folder or lacks the split.
     """
-    folder = Path(records_dir)
+    folder = to_path(records_dir)
     manifest = read_manifest(folder)
     if split not in manifest["splits"]:
         raise make_unknown_name_error(f"split of {folder}", split, manifest["splits"])
+    place = folder / manifest["builder"]
     try:
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-
-        def open_source() -> Any:
-            builder: Any = tfds.builder_from_directory(folder / manifest["builder"])
-            return builder.as_data_source(split=split, deserialize_method=raw)
-
-        source = call_with_retries(f"{folder}:{split}", open_source)
+        info = call_with_retries(f"{folder}:{split}", lambda: _read_split_info(place, split))
     except Exception as error:  # TFDS raises many exception types on a damaged folder
         reason = " ".join(str(error).split())[:200]
         raise OmfaError(f"{folder}: the records cannot be read ({reason}); build again") from None
-    return RecordSource(manifest["kind"], source, f"{folder}:{split}")
+    names = sorted(info.filenames)
+    sizes = call_with_retries(f"{place}", lambda: list_sizes(place))
+    require_whole(place, names, info.num_bytes, sizes)
+    source = ShardReader(
+        [(place / name, count) for name, count in zip(names, info.shard_lengths, strict=True)]
+    )
+    return RecordSource(manifest["kind"], source, f"{folder}:{split}", info.num_bytes)
+
+
+def _read_split_info(place: AnyPath, split: str) -> Any:
+    """Return TFDS's description of a split: the names and lengths of its shards, and their size."""
+    # TFDS finds its files by their names in a folder: of a bucket they are copied
+    with contextlib.ExitStack() as stack:
+        local = place
+        if isinstance(place, RemotePath):
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="omfa-"))
+            local = Path(temporary) / place.parent.name / place.name
+            local.mkdir(parents=True)
+            for name in (DATASET_INFO, FEATURES):
+                (place / name).download(local / name)
+        return tfds.builder_from_directory(local).info.splits[split]
+
+
+def list_sizes(place: AnyPath) -> dict[str, int | None]:
+    """Return {file name: bytes} of a folder, in one listing."""
+    if isinstance(place, RemotePath):
+        return dict(place.list_sizes())
+    return {entry.name: entry.stat().st_size for entry in os.scandir(place)}

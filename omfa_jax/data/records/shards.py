@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -23,6 +23,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from omfa_jax import __version__
 from omfa_jax.core.atomic_files import get_umask
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, RemotePath, is_remote
 from omfa_jax.data.records import record_schema
 from omfa_jax.data.records.staging import StagingFolder, convert_disk_errors
 
@@ -120,8 +121,9 @@ def write_shard(
         advance(size)
         return "kept"
     report, done = ShardReport(stamp), 0
-    # in the staging folder, not /tmp: a rename is atomic within one file system only
-    handle, name = tempfile.mkstemp(dir=partial.temporary)
+    # in the staging folder, not /tmp: a rename is atomic within one file system only. A shard in a
+    # bucket is made in TMPDIR and appears when its upload ends
+    handle, name = tempfile.mkstemp(dir=None if is_remote(path) else partial.temporary)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -138,9 +140,12 @@ def write_shard(
         with convert_disk_errors(partial.folder):
             writer.close()
             report.size_bytes, report.sha256 = temporary.stat().st_size, _sha256(temporary)
-            # mkstemp creates files with mode 0600
-            temporary.chmod(0o666 & ~get_umask())
-            temporary.replace(path)
+            if isinstance(path, RemotePath):
+                path.upload(temporary)
+            else:
+                # mkstemp creates files with mode 0600
+                temporary.chmod(0o666 & ~get_umask())
+                temporary.replace(path)
             # last: a shard without a report is rewritten
             partial.write_text(
                 partial.get_report_path(shard.file_name), json.dumps(dataclasses.asdict(report))
@@ -181,6 +186,12 @@ def compute_stamp(*facts: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, RemotePath):
+        try:
+            status = value.stat()
+            return str(value), status.st_size, status.st_mtime
+        except FileNotFoundError:
+            return str(value), None
     if isinstance(value, Path):
         try:
             status = value.stat()
@@ -213,6 +224,7 @@ def _serializer(kind: record_schema.Kind) -> Callable[[Any], bytes]:
     return serialize
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: AnyPath) -> str:
+    # as a mere file: the type of an open object lacks what hashlib asks of others
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()

@@ -1,14 +1,15 @@
 """Load weights from a workdir's checkpoints, for sampling, export and new runs."""
 
 import logging
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
 from omfa_jax.train.checkpoints.checksums import Record, flatten_names, is_altered
 from omfa_jax.train.checkpoints.integrity import (
@@ -29,14 +30,14 @@ log = logging.getLogger(__name__)
 RunResult = TypeVar("RunResult")
 
 
-def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any], int]:
+def restore_params(path: str | os.PathLike, *, ema: bool = True) -> tuple[dict[str, Any], int]:
     """Return (UNet parameters as numpy arrays, step) of a workdir or of one step's folder.
 
     With `ema`, the EMA is preferred if there is one. In a workdir the newest readable step is
     used; skipped ones are logged.
     """
 
-    def read(item: Path, prefix: trees.KeyPath) -> tuple[dict[str, Any], int]:
+    def read(item: AnyPath, prefix: trees.KeyPath) -> tuple[dict[str, Any], int]:
         tree = read_as_numpy(item, read_checksums(item.parent).get(item.name, {}))
         for name in prefix:
             tree = tree[name]
@@ -46,14 +47,14 @@ def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any
 
 
 def read_newest(
-    path: str | Path, read: Callable[[Path, trees.KeyPath], RunResult], *, ema: bool
+    path: str | os.PathLike, read: Callable[[AnyPath, trees.KeyPath], RunResult], *, ema: bool
 ) -> RunResult:
     """Return `read(item folder, path within the item)` for the item with the UNet parameters.
 
     `path` is a workdir or one step's folder. If `read` raises DamagedCheckpointError, the workdir's
     previous step is tried. Nothing on disk is changed, since the run may still be training.
     """
-    path = Path(path).absolute()
+    path = to_path(path).absolute()
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
     there = [int(path.name)] if is_step_folder(path) else list_steps(folder)
     # newest first; a later one may turn out to be damaged only when its arrays are read
@@ -77,7 +78,7 @@ def read_newest(
     raise DamagedCheckpointError("; ".join(map(str, damage))) from damage[0]
 
 
-def list_readable_steps(folder: Path, steps: list[int]) -> list[int]:
+def list_readable_steps(folder: AnyPath, steps: list[int]) -> list[int]:
     """Return the complete steps; if there are none, those that lack only their EMA.
 
     Skipped steps are logged.
@@ -94,7 +95,7 @@ def list_readable_steps(folder: Path, steps: list[int]) -> list[int]:
     return found
 
 
-def find_params_item(step_folder: Path, *, ema: bool) -> tuple[Path, trees.KeyPath]:
+def find_params_item(step_folder: AnyPath, *, ema: bool) -> tuple[AnyPath, trees.KeyPath]:
     """Return (folder of the saved item with the UNet parameters, their path within it)."""
     # the EMA is an item of its own, so that exports and samplers read it without the moments
     if ema and (step_folder / EMA_ITEM).is_dir():
@@ -102,12 +103,12 @@ def find_params_item(step_folder: Path, *, ema: bool) -> tuple[Path, trees.KeyPa
     return step_folder / "state", ("params",)
 
 
-def is_step_folder(path: Path) -> bool:
+def is_step_folder(path: AnyPath) -> bool:
     """Return whether `path` is one step's folder; a workdir's name may be a number too."""
     return path.name.isdigit() and not (path / "checkpoints").is_dir()
 
 
-def read_as_numpy(folder: Path, record: Record) -> dict[str, Any]:
+def read_as_numpy(folder: AnyPath, record: Record) -> dict[str, Any]:
     """Read a saved tree onto the host, whatever its sharding was, and verify its checksums."""
     # the CPU device: the weights need not fit on an accelerator, nor on one of them
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
@@ -124,7 +125,7 @@ def read_as_numpy(folder: Path, record: Record) -> dict[str, Any]:
     return tree
 
 
-def load_export_arguments(path: str | Path, which: str = "auto") -> dict[str, Any]:
+def load_export_arguments(path: str | os.PathLike, which: str = "auto") -> dict[str, Any]:
     """Return the keyword arguments of `save_diffusers` for a workdir or one of its steps.
 
     `which` is "ema" (an OmfaError if there is none), "raw", or "auto": the EMA if there is one.
@@ -135,7 +136,7 @@ def load_export_arguments(path: str | Path, which: str = "auto") -> dict[str, An
 
 
 def export_newest(
-    path: str | Path, which: str, save: Callable[[dict[str, Any]], RunResult]
+    path: str | os.PathLike, which: str, save: Callable[[dict[str, Any]], RunResult]
 ) -> RunResult:
     """Call `save` with what `load_export_arguments` returns, and return its result.
 
@@ -143,13 +144,13 @@ def export_newest(
     workdir's previous step.
     """
 
-    def read(item: Path, prefix: trees.KeyPath) -> RunResult:
-        return save(_arguments(Path(path), which, item, prefix))
+    def read(item: AnyPath, prefix: trees.KeyPath) -> RunResult:
+        return save(_arguments(to_path(path), which, item, prefix))
 
     return read_newest(path, read, ema=which != "raw")
 
 
-def _arguments(path: Path, which: str, item: Path, prefix: trees.KeyPath) -> dict[str, Any]:
+def _arguments(path: AnyPath, which: str, item: AnyPath, prefix: trees.KeyPath) -> dict[str, Any]:
     step = int(item.parent.name)
     weights = "ema" if item.name == EMA_ITEM else "raw"
     if which == "ema" and weights == "raw":
@@ -177,13 +178,13 @@ def _arguments(path: Path, which: str, item: Path, prefix: trees.KeyPath) -> dic
     }
 
 
-def load_checkpoint_model(path: str | Path, *, ema: bool = True) -> tuple[Model, int]:
+def load_checkpoint_model(path: str | os.PathLike, *, ema: bool = True) -> tuple[Model, int]:
     """Return (complete model, step) of a training workdir or of one step's folder."""
     params, step = restore_params(path, ema=ema)
     return load_model_folder(find_workdir(path) / MODEL_FOLDER).with_unet(params), step
 
 
-def find_workdir(path: str | Path) -> Path:
+def find_workdir(path: str | os.PathLike) -> AnyPath:
     """Return the workdir that `path` is, or that holds the step `path`."""
-    path = Path(path).absolute()
+    path = to_path(path).absolute()
     return path.parent.parent if is_step_folder(path) else path

@@ -3,24 +3,20 @@
 Checkpoint N holds the state after N updates and the data position after N batches.
 """
 
-import errno
-import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.parallel.distributed import allgather_int
+from omfa_jax.core.paths import RemotePath, to_path
 from omfa_jax.train.checkpoints.checksums import compute_checksums
 from omfa_jax.train.checkpoints.integrity import (
+    COMMITTED,
     EMA_ITEM,
     ROW_ITEM,
     DamagedCheckpointError,
@@ -30,8 +26,12 @@ from omfa_jax.train.checkpoints.integrity import (
     format_error,
     list_complete_steps,
     list_steps,
+    list_uncommitted,
     rename_damaged,
+    was_ended,
 )
+from omfa_jax.train.checkpoints.orbax_paths import require_checkpoint_storage, to_orbax
+from omfa_jax.train.checkpoints.process_agreement import broadcast_from_first, run_on_all_processes
 from omfa_jax.train.checkpoints.restore import (
     CHECKSUMS_ITEM,
     make_state_item,
@@ -45,8 +45,6 @@ from omfa_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
-RunResult = TypeVar("RunResult")
-
 # in a workdir, next to the checkpoints: everything in the model that training does not change
 MODEL_FOLDER = "model"
 
@@ -54,8 +52,9 @@ MODEL_FOLDER = "model"
 class Checkpointer:
     """The checkpoints of one workdir; saves run in the background."""
 
-    def __init__(self, workdir: str | Path, keep: KeepSettings):
-        self.folder = Path(workdir).absolute() / "checkpoints"
+    def __init__(self, workdir: str | os.PathLike, keep: KeepSettings):
+        self.folder = to_path(workdir).absolute() / "checkpoints"
+        require_checkpoint_storage(self.folder, "--workdir")
         self._keep = keep
         self._opened: ocp.CheckpointManager | None = None
         self._saving: int | None = None
@@ -78,6 +77,7 @@ class Checkpointer:
         # network file systems cache directory listings, so hosts may see different steps
         steps = broadcast_from_first(lambda: list_steps(self.folder))
         if not steps:
+            broadcast_from_first(self._refuse_unmarked)
             return None
         whole = broadcast_from_first(lambda: list_complete_steps(self.folder, warn=False))
         damage: dict[int, str] = {}
@@ -113,21 +113,56 @@ class Checkpointer:
                 broken.append(step)
         return broken
 
+    def _refuse_unmarked(self) -> list[int]:
+        """Raise an OmfaError if a folder in object storage has several whole steps, all unmarked.
+
+        A run leaves one at most. Several were copied from a disk, where Orbax needs no mark.
+        """
+        if isinstance(self.folder, RemotePath):
+            unmarked = [s for s in list_uncommitted(self.folder) if was_ended(self.folder / str(s))]
+            if len(unmarked) > 1:
+                raise OmfaError(
+                    f"{self.folder} holds checkpoints {', '.join(map(str, unmarked))}, all without"
+                    f" {COMMITTED}, which ends a save in object storage; if they were copied there"
+                    f" whole, write an empty {COMMITTED} in each, else change --workdir"
+                )
+        return []
+
+    def _remove_uncommitted(self) -> list[int]:
+        """Delete what saves into object storage left that were cut short; return their steps."""
+        assert isinstance(self.folder, RemotePath)
+        found = list_uncommitted(self.folder)
+        for step in found:
+            folder = self.folder / str(step)
+            if was_ended(folder):
+                rename_damaged(folder, f"checkpoint {folder} was never committed")
+            else:
+                folder.rmtree()
+                log.warning("checkpoint %s was never committed (a save cut short): deleted", folder)
+        return found
+
     def open(self) -> None:
         """Prepare to save; incomplete steps must have been renamed (see `restore`)."""
+        is_remote = isinstance(self.folder, RemotePath)
+        if is_remote:
+            broadcast_from_first(self._remove_uncommitted)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=make_preservation_policy(self._keep, self.folder),
             create=True,
-            cleanup_tmp_directories=True,
+            # in object storage Orbax would delete every folder without a mark, also those set aside
+            cleanup_tmp_directories=not is_remote,
             enable_async_checkpointing=True,
             async_options=ocp.options.AsyncOptions(
                 barrier_sync_fn=self._wait_at_barrier, create_directories_asynchronously=False
             ),
         )
         try:
-            self._opened = ocp.CheckpointManager(self.folder, options=options)
-        except (OSError, ValueError) as error:
-            raise self._make_unusable_error(error) from error
+            self._opened = ocp.CheckpointManager(to_orbax(self.folder), options=options)
+        except Exception as error:
+            found = find_os_error(error)
+            if found is None and not isinstance(error, ValueError):
+                raise
+            raise self._make_unusable_error(error) from found or error
         # a misspelt metric is an error, one that this step lacks a warning: older rows tell which
         if self._keep.best_of:
             for step in self._opened.all_steps():
@@ -236,6 +271,11 @@ class Checkpointer:
         try:
             newest = find_newest_complete_step(self.folder, warn=False)
             kept = "none is complete" if newest is None else f"the newest complete one is {newest}"
+            if isinstance(self.folder, RemotePath):
+                return OmfaError(
+                    f"could not save {what} in {self.folder}; checkpoints: {kept}"
+                    f" ({format_error(find_os_error(error) or error)})"
+                )
             free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB"
         except OSError as failed:
             kept = free = f"unknown ({format_error(failed)})"
@@ -243,57 +283,3 @@ class Checkpointer:
             f"could not save {what} in {self.folder}, free space: {free}; checkpoints: {kept}; free"
             f" some space or change --workdir ({format_error(error)})"
         )
-
-
-def run_on_all_processes(work: Callable[[], RunResult]) -> RunResult | DamagedCheckpointError:
-    """Run `work` on every process; DamagedCheckpointError on one is raised on all.
-
-    Any other error that one process raises is raised by all. Without that agreement some would
-    restore one step and some another, and the job would hang in the next collective.
-    """
-    made, met = None, None
-    try:
-        made = work()
-    except (OmfaError, OSError) as error:
-        met = error
-    # one integer per process: 0, an errno, or one of these two, which no errno is
-    damaged, refused = -1, -2
-    code = 0
-    if isinstance(met, OSError):
-        code = met.errno or errno.EIO
-    elif met is not None:
-        code = damaged if isinstance(met, DamagedCheckpointError) else refused
-    codes = allgather_int(code)
-    if met is not None and code != damaged:
-        raise met
-    # before damage: a step that one process could not reach is not known to be damaged
-    failed = [number for number, other in enumerate(codes) if other not in (0, damaged)]
-    if failed:
-        where, other = failed[0], codes[failed[0]]
-        if other == refused:
-            raise OmfaError(f"process {where} cannot restore this checkpoint; see its log")
-        raise OSError(other, f"{os.strerror(other)} (in process {where}: see its log)")
-    if damaged in codes:
-        where = codes.index(damaged)
-        return (
-            met
-            if isinstance(met, DamagedCheckpointError)
-            else DamagedCheckpointError(f"process {where} cannot read it")
-        )
-    return made  # type: ignore[return-value]
-
-
-def broadcast_from_first(work: Callable[[], list[int]]) -> list[int]:
-    """Run `work` on process 0 and return its list on every process."""
-    first = jax.process_index() == 0
-    made = run_on_all_processes(work if first else list)
-    assert not isinstance(made, DamagedCheckpointError)
-    if jax.process_count() == 1:
-        return made
-    from jax.experimental import multihost_utils
-
-    # the broadcast needs equal shapes on all processes: the length first, then padded bytes
-    text = json.dumps(made).encode() if first else b""
-    length = max(allgather_int(len(text)))
-    padded = np.frombuffer(text.ljust(length), np.uint8)
-    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))

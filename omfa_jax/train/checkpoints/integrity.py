@@ -5,11 +5,13 @@ import logging
 import os
 import re
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, RemotePath
+from omfa_jax.core.remote_dirs import move_remote
+from omfa_jax.core.storage_errors import find_storage_error
 from omfa_jax.train.config_keys import update_saved_config
 
 log = logging.getLogger(__name__)
@@ -18,8 +20,8 @@ ITEMS = ("state", "data", "config")
 EMA_ITEM = "ema"
 # the checkpoint's row of the log; a checkpoint without it is complete but never the best
 ROW_ITEM = "row"
-# Orbax writes this file last
-FINISHED = "_CHECKPOINT_METADATA"
+# Orbax writes this file last on a file system; in object storage first, and the other one last
+FINISHED, COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
 # prefix of renamed steps, which neither Orbax nor this package counts
 ASIDE_PREFIX = "aside"
 # folder names that Orbax counts as steps
@@ -35,15 +37,32 @@ class DamagedCheckpointError(OmfaError):
     """A checkpoint that no retry can read: files are missing or altered."""
 
 
-def list_steps(folder: Path) -> list[int]:
-    """Return the steps that a checkpoint folder lists by name, newest first."""
-    if not folder.is_dir():
+def list_steps(folder: AnyPath) -> list[int]:
+    """Return the steps that a checkpoint folder lists by name, newest first.
+
+    In object storage only committed ones: a save that is under way or was cut short has the name of
+    a step, where a file system has the name of a temporary folder.
+    """
+    found = _list_names(folder)
+    if isinstance(folder, RemotePath):
+        found = [step for step in found if (folder / str(step) / COMMITTED).is_file()]
+    return found
+
+
+def list_uncommitted(folder: RemotePath) -> list[int]:
+    """Return the steps in object storage whose save was never committed, newest first."""
+    return sorted(set(_list_names(folder)) - set(list_steps(folder)), reverse=True)
+
+
+def _list_names(folder: AnyPath) -> list[int]:
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    names = (path.name for path in folder.iterdir())
     return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
 
 
-def find_newest_complete_step(folder: Path, *, warn: bool = True) -> int | None:
+def find_newest_complete_step(folder: AnyPath, *, warn: bool = True) -> int | None:
     """Return the newest complete step, without reading its arrays.
 
     On a local file system Orbax counts any folder named by a number as a checkpoint, even an empty
@@ -52,7 +71,7 @@ def find_newest_complete_step(folder: Path, *, warn: bool = True) -> int | None:
     return next(iter(list_complete_steps(folder, warn=warn)), None)
 
 
-def list_complete_steps(folder: Path, *, warn: bool = True) -> list[int]:
+def list_complete_steps(folder: AnyPath, *, warn: bool = True) -> list[int]:
     """Return the complete steps, newest first; warn of incomplete ones that are newer."""
     whole = []
     for step in list_steps(folder):
@@ -64,7 +83,7 @@ def list_complete_steps(folder: Path, *, warn: bool = True) -> list[int]:
     return whole
 
 
-def describe_missing(step_folder: Path) -> str | None:
+def describe_missing(step_folder: AnyPath) -> str | None:
     """Return a sentence on what is missing in a step's folder; None if it is complete."""
     missing = list_missing(step_folder)
     if not missing:
@@ -72,15 +91,24 @@ def describe_missing(step_folder: Path) -> str | None:
     return f"checkpoint {step_folder} is incomplete (missing: {', '.join(missing)})"
 
 
-def list_missing(step_folder: Path) -> list[str]:
+def list_missing(step_folder: AnyPath) -> list[str]:
     """Return what is missing in a step's folder: items, or Orbax's final metadata file."""
     listed = read_items(step_folder)
     items = [*ITEMS, *sorted(set(listed or ()) - {*ITEMS, ROW_ITEM})]
-    missing = [item for item in items if not (step_folder / item).is_dir()]
+    if isinstance(step_folder, RemotePath):
+        # one listing, instead of one request for each item
+        try:
+            there = dict(step_folder.list_sizes())
+        except FileNotFoundError:
+            there = {}
+        missing = [item for item in items if there.get(item, 0) is not None]
+        missing += [COMMITTED] if COMMITTED not in there else []
+    else:
+        missing = [item for item in items if not (step_folder / item).is_dir()]
     return missing if listed is not None else [*missing, FINISHED]
 
 
-def read_items(step_folder: Path) -> Collection[str] | None:
+def read_items(step_folder: AnyPath) -> Collection[str] | None:
     """Return the items that a checkpoint's metadata lists; None if it was never finished."""
     try:
         found = parse_json((step_folder / FINISHED).read_text())
@@ -95,7 +123,16 @@ def read_items(step_folder: Path) -> Collection[str] | None:
     return items if isinstance(items, dict) else ()
 
 
-def read_json(step_folder: Path, item: str) -> dict[str, Any]:
+def was_ended(step_folder: AnyPath) -> bool:
+    """Return True if Orbax had written all of a step: the time of its commit is noted last."""
+    try:
+        found = parse_json((step_folder / FINISHED).read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(found, dict) and bool(found.get("commit_timestamp_nsecs"))
+
+
+def read_json(step_folder: AnyPath, item: str) -> dict[str, Any]:
     """Return a step's JSON item; DamagedCheckpointError if it is missing or not an object."""
     try:
         found = parse_json((step_folder / item / "metadata").read_text())
@@ -106,12 +143,12 @@ def read_json(step_folder: Path, item: str) -> dict[str, Any]:
     return found
 
 
-def read_config(step_folder: Path) -> dict[str, Any]:
+def read_config(step_folder: AnyPath) -> dict[str, Any]:
     """Return the config saved in one step's folder, as plain types, with today's key names."""
     return update_saved_config(read_json(step_folder, "config"))
 
 
-def convert_error(error: BaseException, what: Path) -> OmfaError | OSError:
+def convert_error(error: BaseException, what: AnyPath) -> OmfaError | OSError:
     """Return the exception to raise for an error while reading `what`, part of a checkpoint.
 
     An OSError if the file system failed (a retry may succeed), an OmfaError if this machine ran out
@@ -129,14 +166,19 @@ def convert_error(error: BaseException, what: Path) -> OmfaError | OSError:
 
 
 def find_os_error(error: BaseException) -> OSError | None:
-    """Return the OSError behind an exception; TensorStore has it only in its message."""
+    """Return the OSError behind an exception; TensorStore has it only in its message.
+
+    For an error of a client of object storage it is one with the errno of the same kind of fault.
+    """
     for link in list_causes(error):
         if isinstance(link, OSError):
-            return link
+            return find_storage_error(link) or link
         code = _OS_ERROR.search(str(link))
         if code:
             number = int(code[1])
             return OSError(number, f"{os.strerror(number)} ({format_error(link)})")
+        if found := find_storage_error(link):
+            return found
     return None
 
 
@@ -155,13 +197,16 @@ def find_root_cause(error: BaseException) -> BaseException:
     return list_causes(error)[-1]
 
 
-def rename_damaged(step_folder: Path, reason: str) -> None:
+def rename_damaged(step_folder: AnyPath, reason: str) -> None:
     """Rename a step's folder so that it no longer counts as a step; nothing is deleted."""
     stem = f"{ASIDE_PREFIX}-{step_folder.name}"
     free, number = step_folder.with_name(stem), 2
-    while os.path.lexists(free):
+    while free.exists() or free.is_symlink():
         free, number = step_folder.with_name(f"{stem}-{number}"), number + 1
-    step_folder.rename(free)
+    if isinstance(step_folder, RemotePath):
+        move_remote(step_folder, RemotePath(free), COMMITTED)
+    else:
+        step_folder.rename(free)
     log.warning("%s: renamed to %s; nothing was deleted", reason, free)
 
 

@@ -1,17 +1,17 @@
 """Arrays of a checkpoint that are read from disk when numpy first needs them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
 from omfa_jax.core import trees
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.train.checkpoints.checksums import Record, is_altered
 from omfa_jax.train.checkpoints.integrity import DamagedCheckpointError, convert_error
+from omfa_jax.train.checkpoints.orbax_paths import to_orbax
 from omfa_jax.train.checkpoints.restore import tolerate_late_reads
 
 # arrays are read in chunks of about this size, since every Orbax read costs a tenth of a second
@@ -31,7 +31,7 @@ class LazyArray:
 
 
 def make_lazy_tree(
-    folder: Path, tree: Mapping[str, Any], prefix: trees.KeyPath, record: Record
+    folder: AnyPath, tree: Mapping[str, Any], prefix: trees.KeyPath, record: Record
 ) -> dict[str, Any]:
     """Return lazy arrays under `prefix` of a saved item whose metadata is `tree`.
 
@@ -54,7 +54,7 @@ def make_lazy_tree(
 class _Reader:
     """Reads a saved item chunk by chunk and keeps the last chunk."""
 
-    def __init__(self, folder: Path, leaves: Mapping[trees.KeyPath, Any], record: Record):
+    def __init__(self, folder: AnyPath, leaves: Mapping[trees.KeyPath, Any], record: Record):
         self._folder, self._leaves, self._record = folder, leaves, record
         self._held: dict[trees.KeyPath, np.ndarray] = {}
         self._runs: dict[trees.KeyPath, list[trees.KeyPath]] = {}
@@ -89,7 +89,7 @@ class _Reader:
         handler = ocp.PyTreeCheckpointHandler()
         try:
             with tolerate_late_reads():
-                tree = handler.restore(epath.Path(self._folder), args=arguments)
+                tree = handler.restore(to_orbax(self._folder), args=arguments)
         except Exception as error:
             raise convert_error(error, self._folder) from error
         finally:

@@ -4,14 +4,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.pipeline.iterator_state import get_batches_consumed
 from omfa_jax.train.checkpoints.checksums import (
     Record,
@@ -28,6 +27,7 @@ from omfa_jax.train.checkpoints.integrity import (
     read_items,
     read_json,
 )
+from omfa_jax.train.checkpoints.orbax_paths import to_orbax
 from omfa_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ CHECKSUMS_ITEM = "checksums"
 Shapes = dict[str, tuple[int, ...]]
 
 
-def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+def read_step(folder: AnyPath, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """Return (state sharded like `abstract`, data position) of one step's folder.
 
     Every process reads its own shards, without waiting for others. Raises DamagedCheckpointError,
@@ -71,7 +71,7 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
 
 
 def verify_checksums(
-    folder: Path, read: tuple[TrainState, dict[str, Any]]
+    folder: AnyPath, read: tuple[TrainState, dict[str, Any]]
 ) -> tuple[TrainState, dict[str, Any]]:
     """Return `read`, or raise DamagedCheckpointError if an array differs from what was saved.
 
@@ -94,7 +94,7 @@ def make_state_item(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
-def require_position(position: Any, step: int, folder: Path) -> None:
+def require_position(position: Any, step: int, folder: AnyPath) -> None:
     """Raise DamagedCheckpointError unless the data position is `step` batches, one per update."""
     try:
         consumed = get_batches_consumed(position)
@@ -107,7 +107,7 @@ def require_position(position: Any, step: int, folder: Path) -> None:
         )
 
 
-def read_checksums(folder: Path) -> dict[str, Record]:
+def read_checksums(folder: AnyPath) -> dict[str, Record]:
     """Return {item: record} of a checkpoint; empty for one written before checksums existed."""
     if not (folder / CHECKSUMS_ITEM).is_dir():
         return {}
@@ -120,7 +120,7 @@ def read_checksums(folder: Path) -> dict[str, Record]:
 
 
 def require_matching_model(
-    folder: Path, config: dict[str, Any], template: Any, record: Record | None
+    folder: AnyPath, config: dict[str, Any], template: Any, record: Record | None
 ) -> None:
     """Raise an OmfaError if an intact checkpoint is of another model or optimizer.
 
@@ -145,14 +145,14 @@ def require_matching_model(
     require_shapes(folder / "state", template)
 
 
-def require_shapes(folder: Path, template: Any) -> None:
+def require_shapes(folder: AnyPath, template: Any) -> None:
     """Raise DamagedCheckpointError if saved arrays differ from `template` in name or shape."""
     difference = describe_first_difference(get_shapes(read_metadata(folder)), get_shapes(template))
     if difference:
         raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {difference}")
 
 
-def make_missing_ema_error(folder: Path, config: Mapping[str, Any]) -> OmfaError:
+def make_missing_ema_error(folder: AnyPath, config: Mapping[str, Any]) -> OmfaError:
     """Return the error for a checkpoint without an EMA: it lost it, or never had one."""
     decay = get_section(config, "train").get("ema_decay")
     if decay or EMA_ITEM in (read_items(folder) or ()):
@@ -186,20 +186,20 @@ def get_shapes(tree: Any) -> Shapes:
     return {name: tuple(leaf.shape) for name, leaf in flatten_names(tree).items()}
 
 
-def read_metadata(folder: Path) -> Any:
+def read_metadata(folder: AnyPath) -> Any:
     """Return the metadata (shape, dtype) of every array of one saved item."""
     try:
         with tolerate_late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-            return reader.metadata(epath.Path(folder)).tree
+            return reader.metadata(to_orbax(folder)).tree
     except Exception as error:
         raise convert_error(error, folder) from error
 
 
-def read_tree(folder: Path, template: Any) -> Any:
+def read_tree(folder: AnyPath, template: Any) -> Any:
     """Return a saved item's arrays, sharded like `template` (ShapeDtypeStructs)."""
     try:
         with tolerate_late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-            return reader.restore(epath.Path(folder), args=ocp.args.StandardRestore(template))
+            return reader.restore(to_orbax(folder), args=ocp.args.StandardRestore(template))
     except Exception as error:
         raise convert_error(error, folder) from error
 

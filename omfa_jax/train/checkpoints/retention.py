@@ -3,19 +3,19 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.train.checkpoints.integrity import ROW_ITEM, DamagedCheckpointError, read_json
 from omfa_jax.train.settings import KeepSettings
 
 log = logging.getLogger(__name__)
 
 
-def make_preservation_policy(keep: KeepSettings, folder: Path) -> PreservationPolicy:
+def make_preservation_policy(keep: KeepSettings, folder: AnyPath) -> PreservationPolicy:
     """Return Orbax's policy for the settings; a checkpoint is kept if any rule keeps it."""
     policies: list[PreservationPolicy] = [policy.LatestN(keep.last)]
     if keep.every_steps:
@@ -33,7 +33,7 @@ class KeepBest(PreservationPolicy):
     `BestN` misorders NaN and never deletes checkpoints without the metric.
     """
 
-    def __init__(self, metric: str, folder: Path):
+    def __init__(self, metric: str, folder: AnyPath):
         self._metric, self._folder = metric, folder
         self._read: dict[int, Mapping[str, Any]] = {}
 
@@ -74,7 +74,7 @@ def get_score(row: Mapping[str, Any], metric: str) -> float:
     return found if math.isfinite(found) else math.inf
 
 
-def read_row(step_folder: Path) -> Mapping[str, Any]:
+def read_row(step_folder: AnyPath) -> Mapping[str, Any]:
     """Return the row of the log saved with a checkpoint; empty if there is none.
 
     Raises OSError if the file system fails, since the row may exist.

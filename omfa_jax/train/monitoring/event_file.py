@@ -7,7 +7,6 @@ in its queue forever. Only that package's messages and checksum are used here.
 import socket
 import struct
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,13 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.record_writer import masked_crc32c
 
 from omfa_jax.core.append_only import AppendOnlyFile
+from omfa_jax.core.paths import AnyPath
 
 
 class EventFile:
     """One event file in `folder`, and another after each error that left a partial record."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: AnyPath):
         self._folder, self._count = folder, 0
         self._file: AppendOnlyFile | None = None
 
@@ -37,6 +37,11 @@ class EventFile:
     def write_text(self, step: int, name: str, markdown: str) -> None:
         """Write a text, which TensorBoard renders as Markdown."""
         self._write(_event(step, summary.text(name, markdown)))
+
+    def flush(self) -> None:
+        """Write what was appended to object storage; raises OSError."""
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""

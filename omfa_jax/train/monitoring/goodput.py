@@ -6,12 +6,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +23,9 @@ MAX_SKEW_S = 5.0
 START_FILE = "began"
 
 
-def read_start_time(workdir: Path) -> float:
+def read_start_time(workdir: AnyPath) -> float:
     """Return when the run in `workdir` first started (time.time()); now if it is new."""
-    mark = Path(workdir) / START_FILE
+    mark = workdir / START_FILE
     try:
         began = float(mark.read_text())
         if math.isfinite(began) and began > 0:

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.parallel.shared_workdir import name_process
 from omfa_jax.train.gradient import NONFINITE
 
@@ -50,7 +50,7 @@ class MetricsBuffer:
         jax.block_until_ready(self._before)
         self._before = metrics
 
-    def pop_means(self, saved: int, workdir: Path) -> dict[str, float]:
+    def pop_means(self, saved: int, workdir: AnyPath) -> dict[str, float]:
         """Return the means since the last call; `saved` is the step of the last checkpoint."""
         steps, self._steps = self._steps, []
         rows = [metrics for _, metrics, _ in steps]

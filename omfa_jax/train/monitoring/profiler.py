@@ -2,6 +2,8 @@
 
 import logging
 import re
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 import jax
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, RemotePath
+from omfa_jax.core.remote_dirs import upload_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +43,13 @@ class ProfileSteps:
 class Profiler:
     """Starts and stops the trace; does nothing without `steps`.
 
-    Each process writes a trace of its own devices to `workdir`/profile.
+    Each process writes a trace of its own devices to `workdir`/profile. For object storage it is
+    written to TMPDIR and uploaded.
     """
 
-    def __init__(self, steps: ProfileSteps | None, workdir: Path):
-        self._steps, self._folder, self._running = steps, Path(workdir) / FOLDER, False
+    def __init__(self, steps: ProfileSteps | None, workdir: AnyPath):
+        self._steps, self._folder, self._running = steps, workdir / FOLDER, False
+        self._local: Path | None = None
 
     def before_step(self, step: int) -> None:
         """Start the trace if `step`, about to be dispatched, is the first chosen one.
@@ -52,7 +58,7 @@ class Profiler:
         """
         chosen = self._steps
         if chosen is not None and not self._running and chosen.first <= step <= chosen.last:
-            self._running = self._try(lambda: jax.profiler.start_trace(str(self._folder)))
+            self._running = self._try(self._start)
 
     def after_step(self, step: int, result: Any) -> None:
         """Stop the trace if `step` is the last chosen one, after its `result` is computed."""
@@ -65,9 +71,23 @@ class Profiler:
         """Stop a trace that is still running."""
         if self._running:
             self._running = False
-            if self._try(jax.profiler.stop_trace):
+            if self._try(self._stop):
                 log.info("trace written to %s; tensorboard --logdir shows it", self._folder)
             self._steps = None
+
+    def _start(self) -> None:
+        if isinstance(self._folder, RemotePath):
+            self._local = Path(tempfile.mkdtemp(prefix="omfa-"))
+        jax.profiler.start_trace(str(self._local or self._folder))
+
+    def _stop(self) -> None:
+        try:
+            jax.profiler.stop_trace()
+            if self._local is not None and isinstance(self._folder, RemotePath):
+                upload_folder(self._local, self._folder)
+        finally:
+            if self._local is not None:
+                shutil.rmtree(self._local, ignore_errors=True)
 
     def _try(self, work: Callable[[], object]) -> bool:
         """Call what starts or stops a trace; warn and return False if it fails, as on a full disk.

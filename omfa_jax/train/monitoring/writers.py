@@ -4,11 +4,12 @@ import contextlib
 import json
 import logging
 import math
+import os
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from omfa_jax.core.append_only import AppendOnlyFile
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import require_modules
 from omfa_jax.core.images import write_image
-from omfa_jax.train.monitoring.background_writer import BackgroundWriter
+from omfa_jax.core.paths import AnyPath, is_remote, to_path
+from omfa_jax.train.monitoring.background_writer import CLOSE_S, BackgroundWriter
 from omfa_jax.train.monitoring.event_file import EventFile
 from omfa_jax.train.monitoring.tensorboard_tags import format_config, get_scalar_tag
 
@@ -29,6 +31,8 @@ METRICS_FILE = "metrics.jsonl"
 MAX_QUEUED_ROWS, MAX_QUEUED_IMAGES = 200, 16
 # W&B uploads the rest at the end; seconds
 WANDB_CLOSE_S = 60.0
+# a store's clients retry a failed request for half a minute
+REMOTE_CLOSE_S = 45.0
 
 
 class Writers:
@@ -41,7 +45,7 @@ class Writers:
 
     def __init__(
         self,
-        workdir: str | Path,
+        workdir: str | os.PathLike,
         *,
         enabled: bool,
         wandb_project: str = "",
@@ -53,7 +57,7 @@ class Writers:
             require_modules("config.log.wandb_project", "wandb", "wandb")
         if not enabled:
             return
-        folder = Path(workdir)
+        folder = to_path(workdir)
         self._lines = AppendOnlyFile(folder / METRICS_FILE, lines=True)
         self._events = EventFile(folder / "tensorboard")
         self._samples = folder / "samples"
@@ -94,6 +98,15 @@ class Writers:
             run, shown = self._wandb, wandb.Image(image)
             self._online.put(lambda: run.log({name: shown}, step=step))
 
+    def flush(self) -> None:
+        """Write to object storage what was logged until now; files of this machine have it already.
+
+        Called before a save: a run that resumes from it then has all rows up to it.
+        """
+        if self._enabled and is_remote(self._lines.path):
+            self._rows.put(self._lines.flush)
+            self._board.put(self._events.flush)
+
     def close(self) -> None:
         """Flush and close the files; give up on what cannot be written within seconds."""
         if not self._enabled:
@@ -101,13 +114,15 @@ class Writers:
         if self._wandb is not None:
             self._online.put(self._wandb.finish)
             self._online.close(WANDB_CLOSE_S)
+        # in the writers' threads, because object storage is written to
+        self._rows.put(self._lines.close)
+        self._board.put(self._events.close)
+        seconds = REMOTE_CLOSE_S if is_remote(self._lines.path) else CLOSE_S
         for outlet in (self._rows, self._board, self._images):
-            outlet.close()
-        self._lines.close()
-        self._events.close()
+            outlet.close(seconds)
 
 
-def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
+def _wandb_run(workdir: AnyPath, project: str, config: Mapping[str, Any]) -> Any:
     """Return a new or resumed W&B run; None, with a warning, if it cannot be started."""
     import wandb  # pyright: ignore[reportMissingImports]
 
@@ -122,7 +137,8 @@ def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
             name=workdir.name,
             id=id_file.read_text(),
             resume="allow",
-            dir=str(workdir),
+            # W&B opens no URL; its own files are then in TMPDIR
+            dir=tempfile.mkdtemp(prefix="omfa-") if is_remote(workdir) else str(workdir),
             config=dict(config),
         )
     except Exception as error:  # a full disk, no network, no key
