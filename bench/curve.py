@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from omfa_jax.core.append_only import read_json_lines
-from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 
 TRAIN = """
 import sys

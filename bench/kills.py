@@ -19,7 +19,7 @@ import processes
 
 from omfa_jax.core import trees
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
-from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 
 
 def main() -> int:

@@ -34,7 +34,7 @@ flags=(--config.data.records="$bucket/records" --config.train.steps="$steps"
 saved() { # the newest committed step in the bucket, or 0
   python - "$bucket/run/checkpoints" <<'PY'
 import sys
-from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 from omfa_jax.core.paths import to_path
 print(find_newest_complete_step(to_path(sys.argv[1])) or 0)
 PY

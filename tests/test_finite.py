@@ -10,8 +10,8 @@ from matrix_training import matrix_run
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.train import loop
-from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
 from omfa_jax.train.checkpoints.finite_check import require_finite
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 from omfa_jax.train.state import TrainState
 
 

@@ -10,7 +10,7 @@ import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
 from omfa_jax.data.builders.build_records import build_records
-from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 
 # what fills the disk, and what makes room again
 FILL = """

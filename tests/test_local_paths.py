@@ -76,6 +76,7 @@ def test_home_is_expanded_where_the_shell_does_not(monkeypatch):
 @pytest.mark.parametrize(
     "words",
     [
+        ["data", "build", "--raw=gs://b/raw", "--out=out"],
         ["data", "build", "--raw=raw", "--out=az://b/r"],
         ["data", "build", "--raw=raw", "--out=out", "--pairs=test=s3://b/pairs.txt"],
         ["data", "synthesize", "--out=gs://b/r"],
@@ -84,7 +85,7 @@ def test_home_is_expanded_where_the_shell_does_not(monkeypatch):
         ["train", "--config=gs://b/tiny.py", "--workdir=run"],
         ["train", "--config=configs/tiny.py", "--workdir=run", "--config.data.records=az://b/r"],
         ["train", "--config=configs/tiny.py", "--workdir=run", "--config.model.init=hf://a/b"],
-        ["train", "--config=configs/tiny.py", "--workdir=run", "--config.data.mixture=az://b/r=1"],
+        ["train", "--config=configs/tiny.py", "--workdir=run", "--config.data.mixture=hf://b/r=1"],
         ["sample", "--checkpoint=hf://a/b", "--task=try_off", "--out=out"],
         ["sample", "--checkpoint=x", "--task=try_off", "--out=out", "--person=https://h/a.png"],
         ["eval", "--pred=az://b/p", "--gt=gt", "--protocol=omfa", "--out=s.json"],

@@ -18,7 +18,7 @@ import slurm
 
 from omfa_jax.core import trees
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
-from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 STEPS = 16

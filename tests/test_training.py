@@ -19,7 +19,7 @@ from warm_process import WarmProcess
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
-from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 from omfa_jax.train.loop import train
 from omfa_jax.train.monitoring.tensorboard_tags import get_scalar_tag
 from omfa_jax.train.signals import TrainingInterrupt

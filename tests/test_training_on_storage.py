@@ -8,15 +8,20 @@ import pytest
 from matrix_training import matrix_run
 from one_device import use_one_device
 from small_settings import make_keep_settings
+from test_incomplete import SMALL
 from test_incomplete import train as _omfa_train  # noqa: F401
 
+from omfa_jax.cli import config_lib
 from omfa_jax.core.append_only import read_json_lines
 from omfa_jax.core.atomic_files import is_locked
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.remote_path import RemotePath
+from omfa_jax.parallel.rendezvous import Rendezvous
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
 from omfa_jax.train.checkpoints.integrity import COMMITTED, FINISHED, list_steps
+from omfa_jax.train.initial_weights import load_initial_model
 from omfa_jax.train.loop import train
+from omfa_jax.train.monitoring.profiler import Profiler, ProfileSteps
 from omfa_jax.train.monitoring.writers import Writers
 
 KEEP = make_keep_settings(last=2)
@@ -109,7 +114,7 @@ def omfa_train(_omfa_train, monkeypatch):  # noqa: F811
 
 def test_the_command_trains_stops_and_goes_on(omfa_train, gs, caplog, capsys):
     caplog.set_level("INFO")
-    assert omfa_train(gs / "run", 2, "--profile=2") == 0
+    assert omfa_train(gs / "run", 2) == 0
     assert omfa_train(gs / "run", 3) == 0
     assert f"resumed from step 2 of {gs / 'run' / 'checkpoints'}" in caplog.text
     assert f"trained to step 3: {gs / 'run'}, last checkpoint" in caplog.text
@@ -117,19 +122,32 @@ def test_the_command_trains_stops_and_goes_on(omfa_train, gs, caplog, capsys):
     there = gs.list_tree()
     for name in ("config.json", "model/omfa.json", "model/vae/diffusion_pytorch_model.safetensors"):
         assert there[f"run/{name}"]
-    assert any(name.startswith("run/profile/") for name in there)
     events = [name for name in there if name.startswith("run/tensorboard/events.out")]
     assert len(events) == 2 and all(there[name] for name in events)
     # the locks of both runs are released: the next may start at once
     assert not is_locked(gs / "run")
-    assert omfa_train(gs / "other", 1, f"--config.checkpoint.start_from={gs / 'run'}") == 0
+    start_from = f"--config.checkpoint.start_from={gs / 'run'}"
+    config = config_lib.load_config("configs/tiny.py", [*SMALL[1:], start_from])
+    model = load_initial_model(config_lib.make_weights_source(config), None)
     assert f"starting from step 3 of {gs / 'run'}" in caplog.text
+    require_equal(model.unet_params, restore_params(gs / "run")[0])
     assert omfa_train("s3://bucket/run", 1) == 2
     assert "checkpoints cannot be kept on s3://" in capsys.readouterr().err
 
 
-def test_pictures_of_a_run_are_objects(gs):
+def test_traces_and_pictures_of_a_run_are_objects(gs):
+    profiler = Profiler(ProfileSteps(1, 1), gs)
+    profiler.before_step(1)
+    profiler.after_step(1, jax.numpy.ones(3) + 1)
+    assert any(name.endswith(".xplane.pb") for name in (gs / "profile").list_tree())
     writers = Writers(gs, enabled=True)
     writers.write_image(7, "try_on", np.zeros((8, 8, 3), np.uint8))
     writers.close()
     assert (gs / "samples" / "0000007_try_on.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_processes_find_each_other_by_objects(gs):
+    with Rendezvous(gs, 0, 2, 60.0, print) as waiting:
+        assert "process 1 of 2 missing; connected: 0 on" in waiting.format_missing()
+        with Rendezvous(gs, 1, 2, 60.0, print):
+            assert "none of 2 missing" in waiting.format_missing()

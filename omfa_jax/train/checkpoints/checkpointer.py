@@ -5,7 +5,6 @@ Checkpoint N holds the state after N updates and the data position after N batch
 
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -21,9 +20,7 @@ from omfa_jax.train.checkpoints.integrity import (
     ROW_ITEM,
     DamagedCheckpointError,
     describe_missing,
-    find_newest_complete_step,
     find_os_error,
-    format_error,
     list_complete_steps,
     list_steps,
     list_uncommitted,
@@ -39,6 +36,7 @@ from omfa_jax.train.checkpoints.restore import (
     verify_checksums,
 )
 from omfa_jax.train.checkpoints.retention import make_preservation_policy, read_row, to_json_row
+from omfa_jax.train.checkpoints.save_errors import make_save_error
 from omfa_jax.train.checkpoints.save_threads import join_save_threads
 from omfa_jax.train.settings import KeepSettings
 from omfa_jax.train.state import TrainState
@@ -220,7 +218,8 @@ class Checkpointer:
             # force: the loop decides when to save, not Orbax's interval
             manager.save(step, args=ocp.args.Composite(**items), metrics=saved_row, force=True)
         except Exception as error:
-            raise self._make_save_error(step, error) from find_os_error(error) or error
+            made = make_save_error(self.folder, step, error)
+            raise made from made.__cause__
 
     def _require_metric(self, step: int, row: Mapping[str, Any]) -> None:
         best_of = self._keep.best_of
@@ -251,7 +250,8 @@ class Checkpointer:
             self._opened.wait_until_finished()
             self._opened.check_for_errors()
         except Exception as error:
-            raise self._make_save_error(step, error) from find_os_error(error) or error
+            made = make_save_error(self.folder, step, error)
+            raise made from made.__cause__
 
     def close(self) -> None:
         """Finish the save in progress and release the threads."""
@@ -265,21 +265,3 @@ class Checkpointer:
 
     def _make_unusable_error(self, error: Exception) -> OmfaError:
         return OmfaError(f"cannot keep checkpoints in {self.folder}: {error}; change --workdir")
-
-    def _make_save_error(self, step: int | None, error: Exception) -> OmfaError:
-        what = "a checkpoint" if step is None else f"checkpoint {step}"
-        try:
-            newest = find_newest_complete_step(self.folder, warn=False)
-            kept = "none is complete" if newest is None else f"the newest complete one is {newest}"
-            if isinstance(self.folder, RemotePath):
-                return OmfaError(
-                    f"could not save {what} in {self.folder}; checkpoints: {kept}"
-                    f" ({format_error(find_os_error(error) or error)})"
-                )
-            free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB"
-        except OSError as failed:
-            kept = free = f"unknown ({format_error(failed)})"
-        return OmfaError(
-            f"could not save {what} in {self.folder}, free space: {free}; checkpoints: {kept}; free"
-            f" some space or change --workdir ({format_error(error)})"
-        )
