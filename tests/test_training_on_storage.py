@@ -11,11 +11,14 @@ from small_settings import make_keep_settings
 from test_incomplete import SMALL
 from test_incomplete import train as _omfa_train  # noqa: F401
 
+import convert_weights
 from omfa_jax.cli import config_lib
 from omfa_jax.core.append_only import read_json_lines
 from omfa_jax.core.atomic_files import is_locked
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import download_folder
 from omfa_jax.core.remote_path import RemotePath
+from omfa_jax.model_loading import load_model, read_settings
 from omfa_jax.parallel.rendezvous import Rendezvous
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
 from omfa_jax.train.checkpoints.integrity import COMMITTED, FINISHED, list_steps
@@ -112,7 +115,7 @@ def omfa_train(_omfa_train, monkeypatch):  # noqa: F811
     return _omfa_train
 
 
-def test_the_command_trains_stops_and_goes_on(omfa_train, gs, caplog, capsys):
+def test_the_command_trains_stops_and_goes_on(omfa_train, gs, tmp_path, caplog, capsys):
     caplog.set_level("INFO")
     assert omfa_train(gs / "run", 2) == 0
     assert omfa_train(gs / "run", 3) == 0
@@ -131,6 +134,14 @@ def test_the_command_trains_stops_and_goes_on(omfa_train, gs, caplog, capsys):
     model = load_initial_model(config_lib.make_weights_source(config), None)
     assert f"starting from step 3 of {gs / 'run'}" in caplog.text
     require_equal(model.unet_params, restore_params(gs / "run")[0])
+    # what samples, scores and exports reads the run, or one of its steps, where it is
+    assert read_settings(gs / "run") == load_model(gs / "run" / "checkpoints" / "2").settings
+    require_equal(load_model(f"{gs}/run").unet_params, model.unet_params)
+    assert convert_weights.main(["export", f"{gs}/run", "--out", f"{gs}/exported"]) == 0
+    download_folder(gs / "run", tmp_path / "run")
+    assert convert_weights.main(["export", f"{tmp_path}/run", "--out", f"{tmp_path}/exported"]) == 0
+    for name in (gs / "exported").list_tree():
+        assert (gs / "exported" / name).read_bytes() == (tmp_path / "exported" / name).read_bytes()
     assert omfa_train("s3://bucket/run", 1) == 2
     assert "checkpoints cannot be kept on s3://" in capsys.readouterr().err
 
