@@ -9,13 +9,13 @@ import logging
 import secrets
 import socket
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax._src import distributed
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.parallel.rendezvous import FOLDER
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ LOOK_S, LOOK_EVERY_S = 20.0, 0.2
 ANSWER_S = 120.0
 
 
-def require_shared_workdir(workdir: Path) -> None:
+def require_shared_workdir(workdir: AnyPath) -> None:
     """Raise an OmfaError on every process unless all see the file that process 0 writes.
 
     Does nothing in a single-process job. Needs no devices. A process looks for LOOK_S seconds.
@@ -47,7 +47,7 @@ def require_shared_workdir(workdir: Path) -> None:
         raise OmfaError(line)
 
 
-def _check_as_first(client: Any, workdir: Path, count: int) -> None:
+def _check_as_first(client: Any, workdir: AnyPath, count: int) -> None:
     mark = workdir / FOLDER / f"token-{secrets.token_hex(8)}"
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def _check_as_first(client: Any, workdir: Path, count: int) -> None:
         raise OmfaError(line)
 
 
-def look_for(mark: Path, seconds: float) -> bool:
+def look_for(mark: AnyPath, seconds: float) -> bool:
     """Return True as soon as the file exists; False if it does not within `seconds`."""
     end = time.monotonic() + seconds
     while True:

@@ -7,13 +7,13 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from omfa_jax.core.append_only import AppendOnlyFile
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def describe_start(revision: str, hosts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def record_start(workdir: Path, revision: str, hosts: Sequence[str]) -> None:
+def record_start(workdir: AnyPath, revision: str, hosts: Sequence[str]) -> None:
     """Append a line to workdir/starts.jsonl, and log what it says; a full disk is only a warning.
 
     Process 0 of a job calls this.
