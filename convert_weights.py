@@ -11,16 +11,28 @@ from omfa_jax.cli.config_flag import (
     print_config,
     require_config_only,
 )
-from omfa_jax.cli.flags import SEED_TYPE, Parser, float_between, parse_path, parse_path_text
+from omfa_jax.cli.flags import (
+    SEED_TYPE,
+    Parser,
+    float_between,
+    parse_any_path,
+    parse_any_path_text,
+)
+from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.exit_status import RESTART, classify_error
 from omfa_jax.parallel.xla_flags import set_xla_flags
 
 DTYPES = ("fp32", "bf16", "fp16")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status (1: outside the tolerance, 2: an input error)."""
+    """Run one command and return its exit status.
+
+    1: outside the tolerance; 2: an input error; 75: a fault that a restart may mend.
+    """
+    set_up_logs()
     try:
         parser = _parser()
         if PRINT_FLAG in (sys.argv if arguments is None else arguments):
@@ -33,9 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         set_xla_flags()
         return options.run(options)
-    except OmfaError as error:
-        print(f"convert_weights: {error}", file=sys.stderr)
-        return 2
+    except (OmfaError, OSError) as error:
+        row = classify_error(error)
+        advice = f" ({row.description}: restarting may help)" if row.status == RESTART else ""
+        print(f"convert_weights: {error}{advice}", file=sys.stderr)
+        return row.status
     except KeyboardInterrupt:
         print("convert_weights: interrupted", file=sys.stderr)
         return 130
@@ -146,12 +160,12 @@ def _parser() -> argparse.ArgumentParser:
     command = _add_command(commands, "import", import_weights)
     command.add_argument(
         "source",
-        type=parse_path,
+        type=parse_any_path,
         metavar="SRC",
         help="diffusers folder, SDXL .safetensors file, or .safetensors.index.json of its shards",
     )
     command.add_argument(
-        "--out", type=parse_path, required=True, metavar="DIR", help="imported folder to write"
+        "--out", type=parse_any_path, required=True, metavar="DIR", help="imported folder to write"
     )
     add_config_flags(
         command,
@@ -173,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--vae",
-        type=parse_path,
+        type=parse_any_path,
         metavar="SRC",
         help="folder or file to take the VAE from (default: SRC)",
     )
@@ -198,20 +212,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--text-encoders",
-        type=parse_path,
+        type=parse_any_path,
         metavar="SRC",
         help="diffusers folder or SDXL file with the text encoders (default: SRC)",
     )
     command.add_argument(
         "--tokenizer",
-        type=parse_path,
+        type=parse_any_path,
         metavar="DIR",
         help="folder with CLIP's vocab.json and merges.txt, for text encoders in a single file",
     )
     command.add_argument(
         "--lora",
         action="append",
-        type=parse_path_text,
+        type=parse_any_path_text,
         default=[],
         metavar="FILE[:SCALE]",
         help="LoRA to merge into the UNet, with a factor (default: 1); may be repeated",
@@ -231,12 +245,12 @@ def _parser() -> argparse.ArgumentParser:
     command = _add_command(commands, "export", export_weights)
     command.add_argument(
         "checkpoint",
-        type=parse_path,
+        type=parse_any_path,
         metavar="CHECKPOINT",
         help="workdir, checkpoint step or imported folder",
     )
     command.add_argument(
-        "--out", type=parse_path, required=True, metavar="DIR", help="diffusers folder to write"
+        "--out", type=parse_any_path, required=True, metavar="DIR", help="diffusers folder to write"
     )
     command.add_argument(
         "--dtype",
@@ -260,10 +274,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _add_command(commands, "check", check_weights)
     command.add_argument(
-        "a", type=parse_path, metavar="A", help="model run by JAX: imported or diffusers folder"
+        "a", type=parse_any_path, metavar="A", help="model run by JAX: imported or diffusers folder"
     )
     command.add_argument(
-        "b", type=parse_path, metavar="B", help="model run by PyTorch: diffusers folder"
+        "b", type=parse_any_path, metavar="B", help="model run by PyTorch: diffusers folder"
     )
     command.add_argument(
         "--tolerance",

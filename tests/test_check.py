@@ -15,10 +15,10 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders import check_raw
 from omfa_jax.data.builders.build_records import BUILDERS, build_records
 from omfa_jax.data.builders.label_sets import CIHP
+from omfa_jax.data.checks.check_records import CheckReport, check_records, format_check_report
+from omfa_jax.data.checks.record_faults import FAULT_KINDS, find_mask_faults, is_empty
 from omfa_jax.data.pipeline.latent_writer import write_latents
 from omfa_jax.data.records import record_schema
-from omfa_jax.data.records.check_records import CheckReport, check_records, format_check_report
-from omfa_jax.data.records.record_faults import FAULT_KINDS, find_mask_faults, is_empty
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 

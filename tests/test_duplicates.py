@@ -10,8 +10,8 @@ from PIL import Image
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders.exclusion_list import read_exclusion_list, write_exclusion_list
 from omfa_jax.data.builders.viton_hd import VitonHD
-from omfa_jax.data.records import photo_duplicates
-from omfa_jax.data.records.photo_duplicates import (
+from omfa_jax.data.checks import photo_duplicates
+from omfa_jax.data.checks.photo_duplicates import (
     PhotoEntry,
     find_duplicates,
     format_duplicate_report,

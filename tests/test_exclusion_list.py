@@ -13,7 +13,7 @@ from omfa_jax.data.builders.exclusion_list import (
     write_exclusion_list,
 )
 from omfa_jax.data.builders.viton_hd import VitonHD
-from omfa_jax.data.records.photo_duplicates import DuplicateReport
+from omfa_jax.data.checks.photo_duplicates import DuplicateReport
 
 PEOPLE = {"train": 11_647, "test": 2_032}
 

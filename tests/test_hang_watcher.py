@@ -4,6 +4,7 @@ import processes
 import pytest
 
 from omfa_jax.parallel import hang_watcher, job_exit
+from omfa_jax.parallel.activity import Beat
 from omfa_jax.parallel.hang_watcher import Stillness, read_beats, report_hang
 
 
@@ -51,21 +52,30 @@ def test_a_process_that_appears_late_is_not_still():
 
 
 def test_the_table_of_beats_and_the_line(monkeypatch):
+    beats = {0: Beat(count=7, host="host-a"), 12: Beat(3, "host-b", 41, "data", 2.5, saved=40)}
+
     class Client:
         def key_value_dir_get(self, folder):
-            return [(f"{folder}/0", "7 host-a"), (f"{folder}/12", "3 host-b")]
+            return [(f"{folder}/{index}", beat.encode()) for index, beat in beats.items()]
 
-    assert read_beats(Client()) == {0: "7 host-a", 12: "3 host-b"}
+        def key_value_try_get(self, key):
+            return beats[int(key.rpartition("/")[2])].encode()
+
+    assert read_beats(Client()) == beats and read_beats(Client(), 12) == {12: beats[12]}
     told = []
     monkeypatch.setattr(job_exit, "exit_because_of_hang", told.append)
     monkeypatch.setattr(hang_watcher.distributed.global_state, "coordinator_address", "host-a:1234")
-    report_hang(12, "host-b", 60)
-    report_hang(0, "", 60)
+    report_hang(12, beats[12], 60)
+    report_hang(0, Beat(), 60)
     assert [(end.process, end.host, end.status) for end in told] == [
         (12, "host-b", 75),
         (0, "host-a", 75),
     ]
-    assert told[0].line.startswith("it has not responded for 60 s: stopped, frozen or cut off")
+    assert told[0].line == (
+        "it has not responded for 60 s: stopped, frozen or cut off (OMFA_HANG_TIMEOUT_S sets the"
+        " time); last seen in the data of step 41; the last save was of step 40"
+    )
+    assert told[1].line.endswith("last seen in the start-up; nothing was saved yet")
 
 
 # in its third step, as `kill -STOP` would

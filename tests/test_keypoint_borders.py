@@ -15,7 +15,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.data.builders.check_raw import check_raw
-from omfa_jax.data.records.check_records import format_check_report
+from omfa_jax.data.checks.check_records import format_check_report
 from omfa_jax.data.records.record_schema import open_records
 from omfa_jax.sampling.photo_files import (
     PersonFiles,

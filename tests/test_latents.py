@@ -10,6 +10,7 @@ import tiny_viton as tiny
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.checks.check_records import check_records
 from omfa_jax.data.pipeline.decode_record import decode_latents, make_float_batch
 from omfa_jax.data.pipeline.grain_pipeline import (
     PipelineSettings,
@@ -18,7 +19,6 @@ from omfa_jax.data.pipeline.grain_pipeline import (
 )
 from omfa_jax.data.pipeline.latent_writer import write_latents
 from omfa_jax.data.records import contact_sheet
-from omfa_jax.data.records.check_records import check_records
 from omfa_jax.data.records.latent_moments import pack_moments
 from omfa_jax.data.records.record_schema import open_records, read_manifest
 

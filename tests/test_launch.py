@@ -184,3 +184,56 @@ def test_xla_accepts_the_gpu_flags():
             capture_output=True,
         )
         assert (done.returncode != 0) == bool(status), done.stderr
+
+
+PLAYED_GCLOUD = """#!/bin/bash
+# a slice of one host: ssh runs its command here, scp copies into this home
+case "$3 $4" in
+  "queued-resources describe") echo ACTIVE ;;
+  "tpu-vm scp") cp "$5" "$HOME/${6#*:}" ;;
+  "tpu-vm ssh") bash -c "${@: -1}" ;;
+esac
+"""
+PLAYED_UV = """#!/bin/bash
+if [ "$1" = venv ]; then
+  # uv refuses a folder that is there
+  test ! -e "${@: -1}" && mkdir -p "${@: -1}/bin" && ln -s /bin/true "${@: -1}/bin/python"
+else
+  cp "${HOME}/omfa_source/omfa_jax/__init__.py" "$HOME/installed.py"
+fi
+"""
+PLAYED_OMFA = """#!/bin/bash
+trap 'echo saved >> "$HOME/events"; exit 143' TERM
+echo "$@" >> "$HOME/events"
+while :; do sleep 0.05; done
+"""
+
+
+def test_a_living_slice_gets_the_new_code(tmp_path):
+    """gcloud, uv and omfa are played; the commands on the hosts are the script's."""
+    home, tools, checkout = tmp_path / "home", tmp_path / "tools", tmp_path / "checkout"
+    for folder in (home, tools, checkout / "omfa_jax"):
+        folder.mkdir(parents=True)
+    events = home / "events"
+    events.touch()
+    for name, text in {"gcloud": PLAYED_GCLOUD, "uv": PLAYED_UV, "omfa": PLAYED_OMFA}.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    shutil.copytree(LAUNCH, checkout / "launch")
+    environment = {"HOME": str(home), "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    command = [checkout / "launch" / "tpu_pod.sh", "n", "z", "v5litepod-4", "c.py", "gs://b/run"]
+    try:
+        for version in ("1", "2"):
+            (checkout / "omfa_jax" / "__init__.py").write_text(version)
+            subprocess.run(command, env=environment, check=True, timeout=60)
+            assert (home / "installed.py").read_text() == version
+            assert not (home / "omfa_source" / "source").exists()
+            deadline = time.monotonic() + 20
+            expected = ["train", "saved", "train"][: 2 * int(version) - 1]
+            came = []
+            while came != expected and time.monotonic() < deadline:
+                came = [line.split()[0] for line in events.read_text().splitlines()]
+                time.sleep(0.05)
+            assert came == expected
+    finally:
+        os.kill(int((home / "omfa.pid").read_text()), 15)

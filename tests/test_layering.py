@@ -27,7 +27,7 @@ LAYERS = [
     {"cli"},
 ]
 # the same within data
-DATA_LAYERS = [{"records"}, {"builders", "pipeline"}]
+DATA_LAYERS = [{"records"}, {"checks"}, {"builders", "pipeline"}]
 FORBIDDEN = {
     "core": {"jax", "flax", "torch"},
     "models": {"torch"},

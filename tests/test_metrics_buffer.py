@@ -13,6 +13,7 @@ from tiny_training import CountingBatches
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 from omfa_jax.train.loop import train
+from omfa_jax.train.monitoring import metrics_buffer
 from omfa_jax.train.monitoring.metrics_buffer import MetricsBuffer
 
 
@@ -51,6 +52,38 @@ def test_skipped_steps_are_counted_and_kept_out_of_the_means(tmp_path):
     window.add(4, metrics(float("inf")), np.arange(3))
     with pytest.raises(OmfaError, match="1 of the last 1 steps"):
         window.pop_means(0, tmp_path)
+
+
+def test_the_process_whose_records_gave_it_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(metrics_buffer, "YIELD_S", 0.0)
+    monkeypatch.setattr(
+        metrics_buffer, "name_process", lambda index: f"process {index} on h{index}"
+    )
+    bad = metrics(float("nan")) | {"nonfinite_parts": np.float32([0, 0, 0, 1])}
+    told = {}
+    for process in (0, 1):
+        parts = {0: {0, 1}, 1: {2, 3}}
+        window = MetricsBuffer(skips=False, process_parts=parts, process=process)
+        window.add(7, bad, np.arange(4) + 10 * process)
+        with pytest.raises(OmfaError) as raised:
+            window.pop_means(5, tmp_path)
+        told[process] = str(raised.value)
+    assert "It came from the records of process 1 on h1, whose log names them." in told[0]
+    # the second of its two parts
+    assert "It came from records [12, 13] of process 1 on h1." in told[1]
+    # the gradient alone, or the weights: nobody's records
+    for flags in ([0, 0, 0, 0], [1, 1, 1, 1]):
+        window = MetricsBuffer(skips=False, process_parts=parts, process=0)
+        window.add(7, bad | {"nonfinite_parts": np.float32(flags)}, np.arange(4))
+        with pytest.raises(OmfaError, match=r"Its batch was records \[0, 1, 2, 3\] of process 0"):
+            window.pop_means(5, tmp_path)
+    assert "nonfinite_parts" not in keep_good(tmp_path)
+
+
+def keep_good(tmp_path):
+    window = MetricsBuffer(skips=False)
+    window.add(1, metrics(1.0) | {"nonfinite_parts": np.zeros(4, np.float32)}, np.arange(4))
+    return window.pop_means(0, tmp_path)
 
 
 class Poisoned(CountingBatches):

@@ -16,10 +16,10 @@ from omfa_jax.data.builders.dresscode import DressCode
 from omfa_jax.data.builders.paired_items import NO_OWN_GARMENT
 from omfa_jax.data.builders.raw_files import Pair, find_category_word, read_pairs
 from omfa_jax.data.builders.viton_hd import VitonHD
+from omfa_jax.data.checks.check_records import check_records
 from omfa_jax.data.pipeline.decode_record import decode_record
 from omfa_jax.data.pipeline.latent_writer import write_latents
 from omfa_jax.data.pipeline.settings import PipelineSettings
-from omfa_jax.data.records.check_records import check_records
 from omfa_jax.data.records.contact_sheet import write_contact_sheet
 from omfa_jax.data.records.record_schema import open_records, read_manifest
 from omfa_jax.evals.split_examples import EvalSplit

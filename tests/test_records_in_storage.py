@@ -15,10 +15,10 @@ from omfa_jax.core.paths import to_path
 from omfa_jax.core.remote_path import RemotePath
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.checks.check_records import check_records
 from omfa_jax.data.pipeline.grain_pipeline import make_train_iterator
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.data.records import shard_cache, shard_reader
-from omfa_jax.data.records.check_records import check_records
 from omfa_jax.data.records.pose_groups import load_groups
 from omfa_jax.data.records.record_schema import MANIFEST, open_records
 

@@ -1,6 +1,7 @@
 """Run the jobs of the page: one model in memory, one job at a time, with previews on the way."""
 
 import logging
+import os
 import queue
 import shutil
 import tempfile
@@ -96,7 +97,7 @@ class JobRunner:
 
     def __init__(
         self,
-        checkpoint: str | Path,
+        checkpoint: str | os.PathLike,
         folder: Path,
         limits: AppLimits | None = None,
         dtype: str = "auto",

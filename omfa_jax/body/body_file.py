@@ -1,7 +1,6 @@
 """Body files: an .npz with one body's parameters, under smplx's names, and its camera."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ from omfa_jax.body.camera import Camera
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.npz_reader import UNPACK_ERRORS, read_arrays
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
+from omfa_jax.core.paths import AnyPath, to_path
 
 CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_translation")
 
@@ -41,7 +41,7 @@ def save_body(
     }
     if source:
         arrays["source"] = np.array(source)
-    if Path(path).suffix != ".npz":
+    if to_path(path).suffix != ".npz":
         raise OmfaError(f"{path}: expected a body file name ending in .npz")
     with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)
@@ -76,7 +76,7 @@ def load_body(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
     return params, camera
 
 
-def read_body_source(pose_map: Path | None) -> str:
+def read_body_source(pose_map: AnyPath | None) -> str:
     """Return the origin of the body of SPLIT/pose/NAME.png, as stored in SPLIT/smplx/NAME.npz.
 
     It is "" without a map, a body file or a source in it, and for a file that cannot be read.
@@ -103,7 +103,7 @@ def read_npz(path: str | os.PathLike, what: str, flag: str = "the path") -> dict
 
     Arrays of Python objects (the official SMPL-X file has some) are skipped, never unpickled.
     """
-    path = require_file(path, what, flag)
+    path = require_any_file(path, what, flag)
     try:
         with path.open("rb") as file:
             if file.read(6) == b"\x93NUMPY":

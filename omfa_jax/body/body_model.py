@@ -12,6 +12,7 @@ from omfa_jax.body.body_file import read_npz
 from omfa_jax.body.packed_body import is_packed, unpack
 from omfa_jax.body.smplx_joints import JOINT_PARTS, PARENTS
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, to_path
 
 FREE_BODY_FILE = Path(__file__).parents[1] / "assets" / "body" / "free_body.npz"
 SHAPE_SPACE_DIM = 300
@@ -66,7 +67,7 @@ def load_body_model(path: str | os.PathLike | None = None) -> BodyModel:
     A licensed SMPLX_*.npz can be used unchanged; of its 300 shape and 100 expression directions the
     first 10 of each are kept. Raises OmfaError if the file is missing, damaged or not SMPL-X.
     """
-    path = FREE_BODY_FILE if path is None else Path(path)
+    path = FREE_BODY_FILE if path is None else to_path(path)
     arrays = read_npz(path, "body model", "--smplx-model")
     if is_packed(arrays):
         arrays = unpack(arrays)
@@ -92,7 +93,7 @@ def load_body_model(path: str | os.PathLike | None = None) -> BodyModel:
     )
 
 
-def _require_smplx(arrays: dict[str, np.ndarray], path: Path) -> None:
+def _require_smplx(arrays: dict[str, np.ndarray], path: AnyPath) -> None:
     """Raise an OmfaError unless shapes, indices and values are those of an SMPL-X model."""
     v = arrays["v_template"].shape[0] if arrays["v_template"].ndim else 0
     directions = max((10, *arrays["shapedirs"].shape[-1:]))

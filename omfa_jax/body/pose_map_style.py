@@ -1,11 +1,11 @@
 """The style of pose map images, which `omfa data poses` notes in pose_maps.json beside them."""
 
 import os
-from pathlib import Path
 
 from omfa_jax.body.pose_maps import SETTINGS_FILE
 from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import to_path
 
 
 def read_map_style(pose_map: str | os.PathLike) -> str | None:
@@ -13,7 +13,7 @@ def read_map_style(pose_map: str | os.PathLike) -> str | None:
 
     Raises OmfaError for a pose_maps.json that says no style.
     """
-    note = Path(pose_map).parent / SETTINGS_FILE
+    note = to_path(pose_map).parent / SETTINGS_FILE
     if not note.is_file():
         return None
     try:

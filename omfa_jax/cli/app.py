@@ -2,7 +2,7 @@
 
 import argparse
 
-from omfa_jax.cli.flags import int_between, parse_path_text
+from omfa_jax.cli.flags import int_between, parse_any_path_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--checkpoint",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
         help="training workdir, one of its steps, or model folder (default: tiny, the small model)",
     )

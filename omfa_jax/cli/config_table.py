@@ -57,7 +57,7 @@ TABLE: dict[str, Rule] = {
     "seed": SEED_RULE,
     "model.unet": Choice(UNETS),
     "model.vae": Choice(VAES),
-    "model.init": LocalPath(),
+    "model.init": LocalPath(allow_storage=True),
     "model.init_unet": Boolean(),
     "model.ignore_scheduler": Boolean(),
     "model.reference": Boolean(),
@@ -109,7 +109,7 @@ TABLE: dict[str, Rule] = {
     "eval.steps": SAMPLER_RULES["steps"],
     "autoencoder.crop_px": SIDE_PX,
     "autoencoder.latent_noise": FloatRange(0, 100),
-    "autoencoder.decoder_of": LocalPath(),
+    "autoencoder.decoder_of": LocalPath(allow_storage=True),
     **_qualify_rules("sample", SAMPLER_RULES),
 }
 

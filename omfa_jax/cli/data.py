@@ -230,7 +230,7 @@ def encode_latents(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Report the faults of a raw data set or a records folder; OmfaError if there are any."""
-    from omfa_jax.data.records.check_records import check_records, format_check_report
+    from omfa_jax.data.checks.check_records import check_records, format_check_report
 
     if options.raw:
         from omfa_jax.data.builders.check_raw import check_raw

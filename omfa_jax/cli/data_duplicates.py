@@ -6,7 +6,7 @@ import os
 
 from omfa_jax.cli.datasets import add_dataset_argument, add_pairs_argument
 from omfa_jax.cli.flags import WORKERS_TYPE, make_rule_type, parse_path_text
-from omfa_jax.data.records.photo_duplicates import DISTANCE_RULE, MAX_DISTANCE_BITS
+from omfa_jax.data.checks.photo_duplicates import DISTANCE_RULE, MAX_DISTANCE_BITS
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.core.path_checks import require_writable_file
     from omfa_jax.data.builders.check_raw import find_raw_duplicates
     from omfa_jax.data.builders.exclusion_list import write_exclusion_list
-    from omfa_jax.data.records.photo_duplicates import format_duplicate_report
+    from omfa_jax.data.checks.photo_duplicates import format_duplicate_report
 
     # before the search, which reads every photo
     out = require_writable_file(options.out, "--out")

@@ -1,14 +1,23 @@
 """`omfa eval`: score a folder of images; also dispatches `omfa eval report` and `--checkpoint`."""
 
 import argparse
+import contextlib
 import importlib.util
 import logging
 import os
 import sys
+from pathlib import Path
 
 from omfa_jax.cli.eval_judge import add_judge_arguments, judge_folder, make_folder_judge_settings
-from omfa_jax.cli.flags import BATCH_TYPE, SEED_TYPE, WORKERS_TYPE, parse_path
+from omfa_jax.cli.flags import BATCH_TYPE, SEED_TYPE, WORKERS_TYPE, parse_any_path, parse_path
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import (
+    require_any_dir,
+    require_any_file,
+    require_any_writable_file,
+)
+from omfa_jax.core.paths import is_remote, local_copy, local_copy_of_folder
+from omfa_jax.evals.judge.settings import JudgeSettings
 from omfa_jax.evals.protocol_spec import PROTOCOLS
 from omfa_jax.evals.scores_file import SETTINGS, Scores
 
@@ -48,22 +57,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval`."""
     parser.usage = USAGE
     parser.add_argument(
-        "--pred", required=True, type=parse_path, metavar="DIR", help="folder of predictions"
+        "--pred", required=True, type=parse_any_path, metavar="DIR", help="folder of predictions"
     )
     parser.add_argument(
-        "--gt", required=True, type=parse_path, metavar="DIR", help="folder of ground truth images"
+        "--gt",
+        required=True,
+        type=parse_any_path,
+        metavar="DIR",
+        help="folder of ground truth images",
     )
     parser.add_argument(
-        "--garments", type=parse_path, metavar="DIR", help="folder of garment images"
+        "--garments", type=parse_any_path, metavar="DIR", help="folder of garment images"
     )
     parser.add_argument(
         "--pairs",
-        type=parse_path,
+        type=parse_any_path,
         metavar="FILE",
         help='file with "person garment [category]" lines',
     )
     parser.add_argument(
-        "--categories", type=parse_path, metavar="FILE", help='file with "name category" lines'
+        "--categories", type=parse_any_path, metavar="FILE", help='file with "name category" lines'
     )
     parser.add_argument(
         "--protocol", required=True, metavar="NAME", help=f"protocol: {', '.join(PROTOCOLS)}"
@@ -73,7 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics", metavar="A,B", help="compute only these metrics (default: all)"
     )
     parser.add_argument(
-        "--out", required=True, type=parse_path, metavar="FILE", help="scores file to write (.json)"
+        "--out",
+        required=True,
+        type=parse_any_path,
+        metavar="FILE",
+        help="scores file to write (.json)",
     )
     parser.add_argument("--method", help="name in tables (default: name of the --pred folder)")
     parser.add_argument(
@@ -128,12 +145,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score the folder and print the table."""
-    from omfa_jax.evals.file_matching import NameRules
-    from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
-
     # unusable settings are found now, before a scoring that may take an hour
     _require_device(options.device)
     settings = make_folder_judge_settings(options)
+    if is_remote(options.out):
+        require_any_writable_file(options.out, "--out")
+    with contextlib.ExitStack() as copies:
+        scores = _score(options, settings, _copy_inputs(options, copies))
+    print(format_scores(scores))
+    # stdout has the table alone, for pipes
+    print(f"scores: {options.out}", file=sys.stderr)
+
+
+def _copy_inputs(options: argparse.Namespace, copies: contextlib.ExitStack) -> dict[Path, str]:
+    """Replace remote folders and lists in the flags by copies; return {copy: its original}."""
+    originals = {}
+    for flag in ("pred", "gt", "garments", "pairs", "categories"):
+        path = getattr(options, flag)
+        if path is None or not is_remote(path):
+            continue
+        what = require_any_file if flag in ("pairs", "categories") else require_any_dir
+        what(path, flag, f"--{flag}")
+        copy = local_copy if what is require_any_file else local_copy_of_folder
+        local = copies.enter_context(copy(path))
+        setattr(options, flag, local)
+        originals[local] = str(path)
+    return originals
+
+
+def _score(
+    options: argparse.Namespace, settings: JudgeSettings | None, originals: dict[Path, str]
+) -> Scores:
+    from omfa_jax.evals.file_matching import NameRules
+    from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
+
     scores = score_folder(
         ScoreRequest(
             pred=options.pred,
@@ -154,13 +199,10 @@ def run(options: argparse.Namespace) -> None:
             device=options.device,
             workers=options.workers,
             batch_size=options.batch_size,
+            originals=originals,
         )
     )
-    if settings:
-        scores = judge_folder(options, settings, scores)
-    print(format_scores(scores))
-    # stdout has the table alone, for pipes
-    print(f"scores: {options.out}", file=sys.stderr)
+    return judge_folder(options, settings, scores) if settings else scores
 
 
 def format_scores(scores: Scores) -> str:

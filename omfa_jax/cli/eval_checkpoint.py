@@ -11,6 +11,7 @@ from omfa_jax.cli.output_lock import join_and_lock
 from omfa_jax.cli.sampler_flags import make_sampler_settings
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.path_checks import require_writable_dir
+from omfa_jax.core.paths import to_path
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.evals.scores_file import Scores
 
@@ -109,7 +110,7 @@ def make_request(options: argparse.Namespace) -> Any:
         sampler=make_sampler_settings(options),
         seed=options.seed,
         dtype=options.dtype,
-        method=options.method or Path(options.checkpoint).resolve().name,
+        method=options.method or to_path(options.checkpoint).resolve().name,
         protocol=options.protocol,
         workers=options.workers,
         limit=options.limit,

@@ -7,6 +7,7 @@ from omfa_jax.cli.flags import (
     BATCH_MAX,
     WORKERS_TYPE,
     int_between,
+    parse_any_path_text,
     parse_path,
     parse_path_text,
 )
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--data",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
         help="image records (latents are enough for --loss only)",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from omfa_jax.cli.flags import float_between, int_between, parse_path
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.evals.file_matching import NameRules, match_files
 from omfa_jax.evals.judge.judge_matches import NO_GARMENT, judge_matches
 from omfa_jax.evals.judge.settings import KNOWN_PRICES, JudgeSettings, TokenPrices
@@ -101,7 +102,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_judge_settings(
-    options: argparse.Namespace, *, setting: str, out: Path | None
+    options: argparse.Namespace, *, setting: str, out: AnyPath | None
 ) -> JudgeSettings | None:
     """Return the judge's settings from flags and environment, or None without a judge.
 
@@ -115,10 +116,13 @@ def make_judge_settings(
         raise OmfaError(f"the judge needs --judge-url URL (or {URL} in the environment)")
     if not model:
         raise OmfaError(f"the judge needs --judge-model NAME (or {MODEL} in the environment)")
-    cache = options.judge_cache or (out and out.with_suffix(".judge.jsonl"))
+    # it grows by a line for each answer, which object storage cannot do
+    cache: Path | None = options.judge_cache
+    if cache is None and isinstance(out, Path):
+        cache = out.with_suffix(".judge.jsonl")
     # answers cost money: without a file to keep them in, a restart would pay for them again
     if cache is None:
-        raise OmfaError("the judge needs --judge-cache FILE or --out")
+        raise OmfaError("the judge needs --judge-cache FILE, or --out on a disk")
     return JudgeSettings(
         url=url,
         model=model,

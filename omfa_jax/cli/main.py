@@ -138,6 +138,9 @@ def report_error(command: str, error: Exception, *, joins: bool) -> int:
     if status is not None:
         print_error(f"omfa {command}: {error}")
         return status
+    if joins and is_job_leaving():
+        # the reason has been printed: this error is a collective that the others have left
+        return exit_job(UNEXPECTED, "", joins=joins)
     row = classify_error(error)
     line = str(error) or type(error).__name__
     if not isinstance(error, OmfaError | OSError):
@@ -163,6 +166,12 @@ def exit_job(status: int, line: str, *, joins: bool) -> int:
     from omfa_jax.parallel import distributed
 
     return distributed.end_job(status, line)
+
+
+def is_job_leaving() -> bool:
+    """Return whether this process already exits because of another one of its job."""
+    job_exit = sys.modules.get("omfa_jax.parallel.job_exit")
+    return job_exit is not None and job_exit.is_leaving()
 
 
 def print_error(text: str) -> None:

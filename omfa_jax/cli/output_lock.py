@@ -4,14 +4,14 @@ import argparse
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock
 from omfa_jax.core.code_revision import get_code_revision
+from omfa_jax.core.paths import AnyPath
 
 
 @contextlib.contextmanager
-def join_and_lock(options: argparse.Namespace, out: Path) -> Iterator[None]:
+def join_and_lock(options: argparse.Namespace, out: AnyPath) -> Iterator[None]:
     """Join the job's processes, then keep `out`, locked by process 0, until the end.
 
     Raises OmfaError if another run uses the folder, or code or flags differ between processes.

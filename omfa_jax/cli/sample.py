@@ -5,10 +5,9 @@ import dataclasses
 import logging
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omfa_jax.cli.flags import PERSON_INDEX_TYPE, int_between, parse_path_text
+from omfa_jax.cli.flags import PERSON_INDEX_TYPE, int_between, parse_any_path_text
 from omfa_jax.cli.sampler_flags import (
     SAMPLE_DTYPES,
     add_checkpoint_flags,
@@ -17,7 +16,8 @@ from omfa_jax.cli.sampler_flags import (
 )
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.path_checks import require_writable_dir
+from omfa_jax.core.path_checks import require_any_writable_dir
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.core.tasks import COMPONENTS, Task
 
 if TYPE_CHECKING:
@@ -91,12 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         default="samples",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
         help="folder for the generated images, TASK.json with their settings, and sheet.png",
     )
     for flag, metavar, text in INPUTS:
-        add(flag, type=parse_path_text, metavar=metavar, help=text)
+        add(flag, type=parse_any_path_text, metavar=metavar, help=text)
     for flag, whose in (
         ("--person-index", "--keypoints"),
         ("--source-person-index", "--source-keypoints"),
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> None:
         raise OmfaError("--task turntable needs --pose, or --person whose body can be fitted")
     if options.dtype not in SAMPLE_DTYPES:
         raise make_unknown_name_error("dtype (--dtype)", options.dtype, SAMPLE_DTYPES)
-    out = require_writable_dir(options.out, "--out")
+    out = require_any_writable_dir(options.out, "--out")
     if options.task in REQUIRED_INPUTS:
         require_inputs_kept(options, out, ("garment", *TASKS))
 
@@ -168,7 +168,7 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
-def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: Path) -> Task:
+def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: AnyPath) -> Task:
     """Return the row of the model's task table that --task names; check its inputs' flags."""
     row = next((task for task in tasks if task.name == options.task), None)
     if row is None:
@@ -196,14 +196,14 @@ def require_inputs(options: argparse.Namespace, needed: Sequence[str], *, needs_
         raise OmfaError(f"--task {options.task} needs --face, or --person to crop it from")
 
 
-def require_inputs_kept(options: argparse.Namespace, out: Path, results: Sequence[str]) -> None:
+def require_inputs_kept(options: argparse.Namespace, out: AnyPath, results: Sequence[str]) -> None:
     """Raise an OmfaError if an input image would be overwritten by one of the results."""
     written = re.compile(
         rf"({'|'.join(results)})(_\d+\.png|\.json)|sheet\.png|(source_)?person_body\.npz"
     )
     for flag, path in vars(options).items():
-        if isinstance(path, str) and written.fullmatch(Path(path).name):
-            require_disjoint(out / Path(path).name, {f"--{flag.replace('_', '-')}": path})
+        if isinstance(path, str) and written.fullmatch(to_path(path).name):
+            require_disjoint(out / to_path(path).name, {f"--{flag.replace('_', '-')}": path})
 
 
 def make_request(options: argparse.Namespace) -> "SampleRequest":

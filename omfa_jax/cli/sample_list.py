@@ -4,10 +4,9 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omfa_jax.cli.flags import BATCH_MAX, int_between, parse_path, parse_path_text
+from omfa_jax.cli.flags import BATCH_MAX, int_between, parse_any_path, parse_any_path_text
 from omfa_jax.cli.output_lock import join_and_lock
 from omfa_jax.cli.sampler_flags import (
     SAMPLE_DTYPES,
@@ -17,7 +16,8 @@ from omfa_jax.cli.sampler_flags import (
 )
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.path_checks import require_dir, require_file, require_writable_dir
+from omfa_jax.core.path_checks import require_any_dir, require_any_file, require_any_writable_dir
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.tasks import Task
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_flags(parser)
     add(
         "--pairs",
-        type=parse_path,
+        type=parse_any_path,
         metavar="FILE",
         help='list with "person garment" lines (names with spaces quoted, tabs or CSV); a task'
         " without a garment may leave it out and takes every photo",
@@ -49,22 +49,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--persons",
         required=True,
-        type=parse_path,
+        type=parse_any_path,
         metavar="DIR",
         help="folder of the people's photos; poses and keypoints are taken from beside it",
     )
-    add("--garments", type=parse_path, metavar="DIR", help="folder of the garments' photos")
+    add("--garments", type=parse_any_path, metavar="DIR", help="folder of the garments' photos")
     add(
         "--out",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
         help="folder for PERSON__GARMENT.png, pairs.json and failed_pairs.txt, shared by all hosts",
     )
     add("--task", default="try_on", metavar="TASK", help="try_on, try_off or another of the model")
     add(
         "--smplx-model",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE",
         help="SMPL-X model (.npz) to render bodies with (default: the free body)",
     )
@@ -100,19 +100,19 @@ def run(options: argparse.Namespace) -> None:
     """Sample the pictures that are missing, write pairs.json, and list the failures."""
     if options.dtype not in SAMPLE_DTYPES:
         raise make_unknown_name_error("dtype (--dtype)", options.dtype, SAMPLE_DTYPES)
-    people = require_dir(options.persons, "photos of people", "--persons")
+    people = require_any_dir(options.persons, "photos of people", "--persons")
     if options.garments:
-        require_dir(options.garments, "photos of garments", "--garments")
+        require_any_dir(options.garments, "photos of garments", "--garments")
     if options.pairs:
-        require_file(options.pairs, "list of pairs", "--pairs")
+        require_any_file(options.pairs, "list of pairs", "--pairs")
     require_disjoint(options.out, {"--persons": people, "--garments": options.garments})
-    out = require_writable_dir(options.out, "--out")
+    out = require_any_writable_dir(options.out, "--out")
 
     with join_and_lock(options, out):
         sample_list(options, out)
 
 
-def sample_list(options: argparse.Namespace, out: Path) -> None:
+def sample_list(options: argparse.Namespace, out: AnyPath) -> None:
     """Sample this process's share of the list; raise an OmfaError at the end for failures."""
     import jax
 
@@ -178,7 +178,13 @@ def sample_list(options: argparse.Namespace, out: Path) -> None:
             native_size=options.native_size,
         )
 
-    run_on_all_processes(sample)
+    def sample_and_close() -> None:
+        try:
+            sample()
+        finally:
+            folder.close_ledger()
+
+    run_on_all_processes(sample_and_close)
     run_on_main_process(lambda: report(folder, facts))
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from omfa_jax.cli.flags import SEED_TYPE, make_rule_type, parse_path_text
+from omfa_jax.cli.flags import SEED_TYPE, make_rule_type, parse_any_path_text
 from omfa_jax.diffusion.denoising_loop import SAMPLER_RULES, SamplerSettings
 from omfa_jax.diffusion.samplers import SAMPLERS
 
@@ -15,7 +15,7 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
         help="training workdir, one of its steps, model folder, or tiny (the small model that"
         " comes with the package)",

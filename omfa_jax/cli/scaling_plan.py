@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omfa_jax.cli.config_flag import add_config_flags
@@ -13,6 +12,7 @@ from omfa_jax.cli.flags import EFFICIENCY_TYPE, float_between, int_between, pars
 from omfa_jax.cli.scaling_configs import replace_size, write_configs
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.path_checks import require_writable_dir
+from omfa_jax.core.paths import to_path
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config_lib import Config
@@ -266,7 +266,7 @@ def compute_size_cost(config: "Config", job: Any) -> tuple[int, float]:
     from omfa_jax.train.initial_weights import load_initial_model
     from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
-    if not config.model.init or Path(config.model.init).is_dir():
+    if not config.model.init or to_path(config.model.init).is_dir():
         model = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
         # encoding would be counted apart from the UNet's FLOPs, and laws refer to those
         cost = compute_unet_cost(model, config.train.batch_size, encodes=False)

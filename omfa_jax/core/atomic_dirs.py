@@ -28,15 +28,17 @@ _OTHER = "move it away or give another folder to --out"
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str | os.PathLike, patterns: Sequence[str]) -> Iterator[Path]:
+def atomic_dir(
+    path: str | os.PathLike, patterns: Sequence[str], *, marks: Sequence[str] = ()
+) -> Iterator[Path]:
     """Yield a temporary folder next to `path`; it replaces `path` only if the block succeeds.
 
     An existing folder must be ours, both before and after the block; otherwise it stays unchanged
     and an OmfaError is raised. A link is followed: its target is replaced and the link is kept.
-    Of object storage see `remote_dirs.remote_dir`.
+    Of object storage see `remote_dirs.remote_dir`; `marks` are for it alone.
     """
     if is_remote(path):
-        with remote_dir(RemotePath(path), patterns) as temporary:
+        with remote_dir(RemotePath(path), patterns, marks) as temporary:
             yield temporary
         return
     place = resolve_target(path)

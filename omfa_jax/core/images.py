@@ -2,7 +2,6 @@
 
 import io
 import os
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -11,7 +10,7 @@ from PIL import Image
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import HEADER_BYTES, prepare_plugin
-from omfa_jax.core.local_paths import require_local
+from omfa_jax.core.paths import to_path
 from omfa_jax.core.retry import call_with_retries
 from omfa_jax.core.srgb import convert_to_srgb, report_unused_colors
 
@@ -91,9 +90,8 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
 
 
 def _read_file(source: str | os.PathLike, name: str) -> bytes:
-    path = Path(source)
+    path = to_path(source)
     if not path.is_file():
-        require_local(source)
         came = "a folder" if path.is_dir() else "nothing"
         raise OmfaError(f"{name}: expected an image file, found {came}")
     try:
@@ -128,7 +126,7 @@ def read_upright_size(path: str | os.PathLike, what: str = "image") -> tuple[int
     """
     name, kind = _format_name(path, what), ""
     try:
-        with open(path, "rb") as file:
+        with to_path(path).open("rb") as file:
             kind = prepare_plugin(file.read(HEADER_BYTES), name)
             file.seek(0)
             with Image.open(file) as image:
@@ -254,7 +252,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     The write is atomic. OmfaError for another suffix, dtype or shape.
     """
     encoders = {".png": encode_png, ".jpg": encode_jpeg, ".jpeg": encode_jpeg}
-    suffix = Path(path).suffix.lower()
+    suffix = to_path(path).suffix.lower()
     if suffix not in encoders:
         raise OmfaError(f"{path}: expected a name ending in .png, .jpg or .jpeg, got {suffix!r}")
     encoded = encoders[suffix](image)

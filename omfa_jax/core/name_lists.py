@@ -8,9 +8,9 @@ import codecs
 import csv
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 
 IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif"),
@@ -44,7 +44,7 @@ class ListLine:
         return any(_SUFFIX.search(field) for field in self.fields)
 
 
-def read_name_list(path: Path) -> list[ListLine]:
+def read_name_list(path: AnyPath) -> list[ListLine]:
     """Return the lines of a list, without empty ones and comments ("# ...").
 
     Raises OmfaError for a file that is not text.
@@ -73,7 +73,7 @@ def format_list_line(*fields: str) -> str:
     return "\t".join('"' + field.replace('"', '""') + '"' for field in given)
 
 
-def _decode(data: bytes, path: Path) -> str:
+def _decode(data: bytes, path: AnyPath) -> str:
     # what PowerShell's > and Notepad's "Unicode" write
     for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         if data.startswith(mark):

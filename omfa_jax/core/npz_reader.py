@@ -14,6 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from omfa_jax.core.paths import to_path
+
 # a file may unpack to at most MAX_UNPACKED_BYTES (the largest body models need a third of it) and,
 # above UNCONDITIONAL_BYTES, to at most MAX_RATIO times its own size (dense floats compress to a
 # third at best, mostly zero arrays such as skinning weights to a fiftieth)
@@ -155,7 +157,7 @@ def read_arrays(file: ByteStream) -> dict[str, np.ndarray]:
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
     """Return the array of an .npy file; OSError or ValueError if it is not one."""
-    with open(path, "rb") as file:
+    with to_path(path).open("rb") as file:
         array = read_array(file, get_file_size(file))
     if array is None:
         raise ValueError("it contains Python objects")

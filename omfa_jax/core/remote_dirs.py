@@ -20,14 +20,18 @@ from omfa_jax.core.remote_path import RemotePath
 log = logging.getLogger(__name__)
 
 _UPLOADS = 8
+_LARGE_BYTES = 100_000_000
 
 
 @contextlib.contextmanager
-def remote_dir(place: RemotePath, patterns: Sequence[str]) -> Iterator[Path]:
+def remote_dir(
+    place: RemotePath, patterns: Sequence[str], marks: Sequence[str] = ()
+) -> Iterator[Path]:
     """Yield a folder of this machine, which replaces `place` only if the block succeeds.
 
     It is in TMPDIR, which needs room for it. What is at `place` must match `patterns`, before and
-    after the block; otherwise it stays as it is and an OmfaError is raised.
+    after the block; otherwise it stays as it is and an OmfaError is raised. `marks` are further
+    files without which no reader accepts the folder: they are deleted and written with the mark.
     """
     require_own_objects(place, patterns)
     with tempfile.TemporaryDirectory(prefix="omfa-") as temporary:
@@ -35,7 +39,7 @@ def remote_dir(place: RemotePath, patterns: Sequence[str]) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         try:
-            _replace(place, folder, patterns)
+            _replace(place, folder, patterns, marks)
         except OSError as error:
             raise OmfaError(f"cannot write {place}: {error.strerror or error}") from error
 
@@ -63,20 +67,26 @@ def require_own_objects(place: RemotePath, patterns: Sequence[str]) -> list[str]
     return found
 
 
-def _replace(place: RemotePath, folder: Path, patterns: Sequence[str]) -> None:
+def _replace(
+    place: RemotePath, folder: Path, patterns: Sequence[str], marks: Sequence[str]
+) -> None:
     mark = patterns[0]
     former = require_own_objects(place, patterns)
-    if mark in former:
-        (place / mark).unlink(missing_ok=True)
-    made = sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
-    if mark not in made:
+    for name in (mark, *marks):
+        if name in former:
+            (place / name).unlink(missing_ok=True)
+    sizes = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
+    if mark not in sizes:
         raise OmfaError(f"{place}: no {mark} was made, without which it is not read")
+    if sum(sizes.values()) >= _LARGE_BYTES:
+        log.info("uploading %.1f GB to %s", sum(sizes.values()) / 1e9, place)
     with ThreadPoolExecutor(_UPLOADS) as pool:
-        uploads = [name for name in made if name != mark]
+        uploads = sorted(sizes.keys() - {mark, *marks})
         list(pool.map(lambda name: (place / name).upload(folder / name), uploads))
-        gone = set(former) - set(made)
+        gone = set(former) - sizes.keys()
         list(pool.map(lambda name: (place / name).unlink(missing_ok=True), gone))
-    (place / mark).upload(folder / mark)
+    for name in (*(name for name in marks if name in sizes), mark):
+        (place / name).upload(folder / name)
 
 
 def upload_folder(folder: Path, place: RemotePath) -> None:

@@ -97,8 +97,6 @@ def _raise_translated(error: Exception, path: str) -> NoReturn:
         number = _STATUS_ERRNOS.get(status, errno.EREMOTEIO if status >= 500 else errno.EINVAL)
         words = f"{_WORDS.get(status, 'the store refused it')} (HTTP {status}: {text[:200]})"
         raise OSError(number, words, path) from error
-    if isinstance(error, OSError) and error.errno:
-        raise OSError(error.errno, error.strerror or text, path) from error
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & _UNREACHABLE:
         raise OSError(errno.EHOSTUNREACH, f"the store does not answer ({text[:200]})", path) from (
@@ -106,6 +104,8 @@ def _raise_translated(error: Exception, path: str) -> NoReturn:
         )
     if names & _NO_LOGIN:
         raise OSError(errno.EACCES, f"no valid credentials ({text[:200]})", path) from error
+    if isinstance(error, OSError) and error.errno:
+        raise OSError(error.errno, error.strerror or text, path) from error
     raise OSError(errno.EREMOTEIO, f"{type(error).__name__}: {text[:200]}", path) from error
 
 

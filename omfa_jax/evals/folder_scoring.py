@@ -4,10 +4,13 @@ import datetime
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.paths import AnyPath, is_remote
 from omfa_jax.evals.file_matching import Match, MatchResult, NameRules, match_files
 from omfa_jax.evals.image_preparation import FileFacts, inspect_files
 from omfa_jax.evals.kept_blocks import compute_judged_digests, keep_earlier_blocks
@@ -47,7 +50,7 @@ class ScoreRequest:
 
     pred: Path
     gt: Path
-    out: Path
+    out: AnyPath
     protocol: str
     setting: str = "paired"
     garments: Path | None = None
@@ -63,6 +66,11 @@ class ScoreRequest:
     device: str = "cpu"
     workers: int = 2
     batch_size: int = 32
+    originals: Mapping[Path, str] = field(default_factory=dict)
+
+    def get_name(self, path: Path | None) -> Any:
+        """Return a folder's or file's name in the scores: that of the original of a copy."""
+        return self.originals.get(path, str(path)) if path else None
 
 
 def score_folder(request: ScoreRequest) -> Scores:
@@ -141,7 +149,7 @@ def require_scores_path(request: ScoreRequest) -> None:
     if request.setting not in SETTINGS:
         raise OmfaError(f"--setting must be one of {', '.join(SETTINGS)}, got {request.setting!r}")
     out = request.out
-    if not out.parent.is_dir():
+    if not is_remote(out) and not out.parent.is_dir():
         raise OmfaError(f"--out: the folder {out.parent} does not exist; create it or change --out")
     if out.is_dir():
         raise OmfaError(f"--out must be a file, {out} is a folder; change --out")
@@ -257,11 +265,8 @@ def _scores(folder: _ScoredFolder) -> Scores:
         },
         seed=request.seed,
         folders=Folders(
-            str(request.pred),
-            str(request.gt),
-            str(request.garments) if request.garments else None,
-            str(request.pairs) if request.pairs else None,
-            digest.hexdigest(),
+            *map(request.get_name, (request.pred, request.gt, request.garments, request.pairs)),
+            gt_sha256=digest.hexdigest(),
         ),
         counts=Counts(
             pairs=len(matched.matches),

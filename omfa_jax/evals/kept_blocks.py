@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.evals.file_matching import Match
 from omfa_jax.evals.scores_file import Category, Scores, read_scores
 
@@ -47,7 +48,7 @@ def _digest(rows: Sequence[tuple[str, Path | None]], sha: Callable[[Path], str])
     return digest.hexdigest()
 
 
-def keep_earlier_blocks(path: Path, scores: Scores, digests: Mapping[str, str]) -> Scores:
+def keep_earlier_blocks(path: AnyPath, scores: Scores, digests: Mapping[str, str]) -> Scores:
     """Return the scores with those blocks of the file at `path` that they do not have themselves.
 
     `digests`: those of the scored images. Nothing is kept of a file of other images.

@@ -8,7 +8,6 @@ same; file names and the order of the files do not matter.
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from jaxtyping import Float
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.npz_reader import UNPACK_ERRORS, read_arrays
+from omfa_jax.core.paths import AnyPath
 
 Value = Float[np.ndarray, " d"]
 
@@ -24,7 +24,7 @@ Value = Float[np.ndarray, " d"]
 class MetricCache:
     """The cached values of one computation: read at the start, appended in chunks."""
 
-    def __init__(self, folder: Path, identity: dict[str, Any]):
+    def __init__(self, folder: AnyPath, identity: dict[str, Any]):
         text = json.dumps(identity, sort_keys=True)
         # other options, weights or versions give another folder: nothing is ever invalidated
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:24]

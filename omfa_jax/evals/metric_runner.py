@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.evals.file_matching import MatchResult
 from omfa_jax.evals.image_preparation import FileFacts, prepare_image
 from omfa_jax.evals.metric_cache import MetricCache
@@ -46,7 +47,7 @@ class MetricJob:
 class MetricRunner:
     """Computes the missing values of the metrics and finds them by metric and files."""
 
-    def __init__(self, computers: list[MetricFn], facts: dict[Path, FileFacts], cache: Path):
+    def __init__(self, computers: list[MetricFn], facts: dict[Path, FileFacts], cache: AnyPath):
         self.computers, self.facts = computers, facts
         self.caches = [MetricCache(cache, computer.identity) for computer in computers]
 

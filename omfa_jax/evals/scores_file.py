@@ -3,14 +3,15 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
+from omfa_jax.core.paths import AnyPath
 
 FORMAT = 1
 # choices as older versions worded them -> as protocols word them now
@@ -130,7 +131,7 @@ class Scores:
     complete: bool = True
 
 
-def write_scores(path: Path, scores: Scores) -> None:
+def write_scores(path: AnyPath, scores: Scores) -> None:
     """Write the file atomically; OmfaError for a value that is not finite."""
     validate_scores(scores, str(path))
     content = {"format": FORMAT, **dataclasses.asdict(scores)}
@@ -143,9 +144,9 @@ def write_scores(path: Path, scores: Scores) -> None:
         temporary.write_text(text + "\n")
 
 
-def read_scores(path: str | Path) -> Scores:
+def read_scores(path: str | os.PathLike) -> Scores:
     """Return a scores file's content; OmfaError if it is not a valid scores file."""
-    path = require_file(path, "scores file", "the path of the scores file")
+    path = require_any_file(path, "scores file", "the path of the scores file")
     try:
         content = json.loads(path.read_text(), parse_constant=_no_constant)
     except (ValueError, UnicodeDecodeError, RecursionError) as error:

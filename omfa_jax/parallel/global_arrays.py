@@ -32,10 +32,8 @@ def get_process_shards(mesh: Mesh) -> Mapping[int, int]:
     A process's devices need not be adjacent in the mesh: on a TPU slice a host has a square of the
     torus. Its examples are then scattered in the global arrays, which are not in the data's order.
     """
+    rows = find_process_parts(mesh)
     parts = count_batch_shards(mesh)
-    rows: dict[int, set[int]] = {}
-    for device, (where,) in make_batch_sharding(mesh).devices_indices_map((parts,)).items():
-        rows.setdefault(device.process_index, set()).update(range(parts)[where])
     # ordered by first row, so that parts follow the order of the global batch
     distinct = sorted({tuple(sorted(found)) for found in rows.values()})
     if sum(map(len, distinct)) != parts or len({len(found) for found in distinct}) != 1:
@@ -45,6 +43,16 @@ def get_process_shards(mesh: Mesh) -> Mapping[int, int]:
             " process"
         )
     return {process: distinct.index(tuple(sorted(found))) for process, found in rows.items()}
+
+
+@functools.lru_cache(maxsize=16)
+def find_process_parts(mesh: Mesh) -> dict[int, set[int]]:
+    """Return {process index: the parts of a batch that its devices hold}."""
+    parts = count_batch_shards(mesh)
+    found: dict[int, set[int]] = {}
+    for device, (where,) in make_batch_sharding(mesh).devices_indices_map((parts,)).items():
+        found.setdefault(device.process_index, set()).update(range(parts)[where])
+    return found
 
 
 def make_global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -21,7 +21,7 @@ from jax._src import distributed
 
 from omfa_jax.core import startup_signals
 from omfa_jax.core.log_lines import format_prefix
-from omfa_jax.parallel import watcher_threads
+from omfa_jax.parallel import activity, watcher_threads
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ ASK_S, GRACE_S = 1.0, 3.0
 # how long process 0, which runs the coordination service, waits for the others to read the notice:
 # the full time if one of them has died without a word
 STAY_S = 10.0
+# how long the process that failed stays for the others to leave, for without its connections their
+# collectives fail first, and XLA may abort them with a status of its own; process 0 stays longer
+LINGER_S, LAST_S = 7.0, 0.5
 # the key that XLA's preemption service writes when a process has got SIGTERM
 PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"
 # held by the thread that exits the process
@@ -66,6 +69,11 @@ def exit_all_processes(status: int, line: str) -> int:
         _leave(end)
 
 
+def is_leaving() -> bool:
+    """Return True once this process exits because of another, of which errors are a consequence."""
+    return _leaving.locked()
+
+
 def exit_because_of_hang(end: JobExit) -> NoReturn:
     """Exit all processes because of one that has stopped responding, which `end` names."""
     # another thread may wait for the service of a process 0 that hangs, with the lock held
@@ -73,6 +81,12 @@ def exit_because_of_hang(end: JobExit) -> NoReturn:
     if end.process != 0:
         end = publish_exit(end)
     _leave(end, hung=end.process)
+
+
+def exit_because_of_stall(end: JobExit) -> NoReturn:
+    """Exit all processes because of one that still runs but holds up the others."""
+    with _leaving:
+        _leave(publish_exit(end), is_told=True)
 
 
 def publish_exit(end: JobExit) -> JobExit:
@@ -115,9 +129,10 @@ def _watch() -> None:
             break
     else:
         return
-    time.sleep(GRACE_S)
+    # the process that is named knows best: it leaves without waiting for its own report
+    time.sleep(0 if end.process == _index() else GRACE_S)
     with _leaving:
-        _leave(end)
+        _leave(end, is_told=True)
 
 
 def _is_preempted(client: Any) -> bool:
@@ -143,16 +158,21 @@ def print_line(text: str) -> None:
         print(format_prefix() + text, file=sys.stderr, flush=True)
 
 
-def _leave(end: JobExit, hung: int | None = None) -> NoReturn:
-    """Exit this process immediately; process 0 waits for the others first, but for `hung`."""
+def _leave(end: JobExit, hung: int | None = None, *, is_told: bool = False) -> NoReturn:
+    """Exit this process immediately; process 0 waits for the others first, but for `hung`.
+
+    `is_told`: `end` was found by a watcher, so that this process has not printed it.
+    """
     index = _index()
     if end.process != index:
         where = f"process {end.process} on {end.host}"
         print_line(f"omfa: exiting because of {where}: {end.line}")
+    elif is_told:
+        print_line(f"omfa: exiting: {end.line}; it is in {activity.describe_main_thread()}")
     # process 0 runs the service: if it hangs there is nobody to tell
     if hung != 0:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            _wait_for_others(index, hung)
+            _wait_for_others(index, hung, is_cause=end.process == index)
     # os._exit leaves child processes running: the workers that read records
     for child in multiprocessing.active_children():
         child.kill()
@@ -163,13 +183,16 @@ def _leave(end: JobExit, hung: int | None = None) -> NoReturn:
     os._exit(end.status)
 
 
-def _wait_for_others(index: int, hung: int | None) -> None:
-    """Tell that this process leaves; process 0 waits until the others but `hung` have left."""
+def _wait_for_others(index: int, hung: int | None, *, is_cause: bool) -> None:
+    """Tell that this process leaves; process 0 and the one that failed wait until the others do."""
     client = _client()
     client.key_value_set(f"{LEFT}/{index}", "")
     expected = (distributed.global_state.num_processes or 1) - (hung is not None)
-    deadline = time.monotonic() + STAY_S
-    while index == 0 and time.monotonic() < deadline:
+    deadline = time.monotonic() + (STAY_S if index == 0 else LINGER_S if is_cause else 0)
+    while time.monotonic() < deadline:
         if len(client.key_value_dir_get(LEFT)) >= expected:
             break
         time.sleep(ASK_S / 10)
+    if index == 0:
+        # XLA aborts whoever still asks the service when it goes
+        time.sleep(LAST_S)

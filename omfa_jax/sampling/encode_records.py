@@ -4,7 +4,6 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import to_path
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.example_reader import require_pose_style
 from omfa_jax.data.pipeline.latent_writer import write_latents
@@ -46,8 +46,8 @@ class FolderEncoder:
 @functools.lru_cache(maxsize=1)
 def load_encoder(encoder: FolderEncoder) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
     """Return the function behind a `FolderEncoder`, on the devices."""
-    config = read_description(Path(encoder.folder)).vae_config
-    params: Any = load_vae(Path(encoder.folder), config)
+    config = read_description(to_path(encoder.folder)).vae_config
+    params: Any = load_vae(to_path(encoder.folder), config)
     if (found := fingerprint_vae(config, params)) != encoder.vae_id:
         raise OmfaError(
             f"{encoder.folder} has VAE {found}, but the latents were made with {encoder.vae_id};"
@@ -92,7 +92,7 @@ def encode_records(
     the records' pose maps must have.
     `options` are passed to `write_latents`.
     """
-    folder = Path(model).absolute()
+    folder = to_path(model).absolute()
     vae_config = read_description(folder).vae_config
     # slots that are not multiples of the stride are refused here, before hours of encoding
     diffusion = diffusion_for(vae_config)

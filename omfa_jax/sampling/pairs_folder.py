@@ -3,18 +3,19 @@
 OUT/pairs.json has the settings and a line for each picture. While a run lasts, each process appends
 its pictures to OUT/.pictures.N.jsonl, which the next start or the end merges into pairs.json. A
 picture counts as finished if its line says so and its files are there; files are put into place
-whole, after their line, so a kill at any moment leaves none that is half written.
+whole, after their line, so a kill at any moment leaves none that is half written. In object storage
+lines appear up to half a minute later: pictures without one are made again, with the same bytes.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.append_only import AppendOnlyFile, read_json_lines
 from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries, parse_json
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.name_lists import format_list_line
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.run_facts import describe_changes
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.sampling.pair_names import PairPicture
@@ -37,7 +38,7 @@ class PairsFolder:
 
     def __init__(
         self,
-        out: Path,
+        out: AnyPath,
         pictures: Sequence[PairPicture],
         components: Sequence[str],
         sources: Mapping[str, str] | None = None,
@@ -46,7 +47,7 @@ class PairsFolder:
         self.sources = dict(sources or {})
         self._ledger: AppendOnlyFile | None = None
 
-    def get_path(self, name: str, component: str) -> Path:
+    def get_path(self, name: str, component: str) -> AnyPath:
         """Return the path of a picture's component."""
         folder = self.out if len(self.components) == 1 else self.out / component
         return folder / f"{name}.png"
@@ -109,8 +110,16 @@ class PairsFolder:
         self._ledger.append(json.dumps(line).encode() + b"\n")
         return line
 
+    def close_ledger(self) -> None:
+        """Close this process's file; in object storage its last lines appear only now."""
+        if self._ledger is not None:
+            self._ledger.close()
+
     def close(self, facts: Mapping[str, Any]) -> list[PictureLine]:
-        """Write pairs.json and the list of failures; return the lines of failed pictures."""
+        """Write pairs.json and the list of failures; return the lines of failed pictures.
+
+        Every process has called `close_ledger`.
+        """
         _, lines = _read_run_file(self.out / RUN_FILE)
         lines = self.merge(lines)
         self._write(facts, lines)
@@ -178,11 +187,11 @@ class PairsFolder:
                     path.unlink()
         (self.out / FAILED_FILE).unlink(missing_ok=True)
 
-    def _list_folders(self) -> list[Path]:
+    def _list_folders(self) -> list[AnyPath]:
         return sorted({self.get_path("x", component).parent for component in self.components})
 
 
-def _read_run_file(path: Path) -> tuple[dict[str, Any], list[PictureLine]]:
+def _read_run_file(path: AnyPath) -> tuple[dict[str, Any], list[PictureLine]]:
     try:
         found = parse_json(path.read_text())
         settings, lines = found["settings"], found["pictures"]
@@ -197,7 +206,7 @@ def _read_run_file(path: Path) -> tuple[dict[str, Any], list[PictureLine]]:
     return settings, lines
 
 
-def _list_names(folder: Path) -> set[str]:
+def _list_names(folder: AnyPath) -> set[str]:
     # one listing instead of thousands of look-ups, which are slow on network file systems
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 

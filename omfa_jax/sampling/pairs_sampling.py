@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from omfa_jax.body.render_backends import resolve_backend
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.images import write_image
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.builders.raw_files import list_files_by_stem
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -49,7 +50,7 @@ REPORT_S = 60.0
 class PhotoFolder:
     """The images of a folder by the names that a list has for them, with suffix or without."""
 
-    def __init__(self, folder: Path, flag: str):
+    def __init__(self, folder: AnyPath, flag: str):
         self.folder, self.flag = folder, flag
         self.by_stem = {
             stem: path
@@ -59,17 +60,17 @@ class PhotoFolder:
         if not self.by_stem:
             raise OmfaError(f"{flag} {folder}: expected a folder of images, found none in it")
 
-    def find(self, name: str) -> Path:
+    def find(self, name: str) -> AnyPath:
         """Return the file of that name, or of that name with another suffix; else an OmfaError."""
         path = self.folder / name
         if path.is_file():
             return path
-        found = self.by_stem.get(name) or self.by_stem.get(Path(name).stem)
+        found = self.by_stem.get(name) or self.by_stem.get(PurePath(name).stem)
         if found is None:
             raise OmfaError(f"{self.flag} {self.folder} has no {name}")
         return found
 
-    def require_some(self, names: Sequence[str], path: Path | None) -> None:
+    def require_some(self, names: Sequence[str], path: AnyPath | None) -> None:
         """Raise an OmfaError if none of the names is here: it is the wrong folder or list."""
         for name in names:
             try:

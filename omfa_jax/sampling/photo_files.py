@@ -3,7 +3,6 @@
 import logging
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -17,6 +16,7 @@ from omfa_jax.body.keypoints.keypoint_reader import (
 from omfa_jax.body.pose_map_style import require_map_style
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_labels
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.data.builders.face_box import find_face_box
 from omfa_jax.data.builders.viton_hd import KEYPOINT_DIRS, PARSE_DIRS
 from omfa_jax.data.records.face_crop import crop_face
@@ -70,7 +70,7 @@ def find_files_beside(
     pose, keypoints, parse = files.pose, files.keypoints, files.parse
     search = pose is None and not null_pose
     if isinstance(files.photo, PathLike):
-        path = Path(files.photo)
+        path = to_path(files.photo)
         folder = path.parent.parent
         if search and keypoints is None:
             pose = _find_first(folder, ("smplx",), f"{path.stem}.npz")
@@ -82,7 +82,7 @@ def find_files_beside(
             keypoints = keypoints or _find_first(folder, KEYPOINT_DIRS, f"{path.stem}{end}.json")
         parse = parse or _find_first(folder, PARSE_DIRS, f"{path.stem}.png")
     # the name of a library pose is no file
-    if pose is not None and Path(pose).suffix not in ("", ".npz"):
+    if pose is not None and to_path(pose).suffix not in ("", ".npz"):
         require_map_style(pose, style, f"{files.prefix}pose")
     fits = search and pose is None and keypoints is not None
     return replace(
@@ -172,5 +172,5 @@ def find_face(
     return np.full((8, 8, 3), WHITE, np.uint8)
 
 
-def _find_first(folder: Path, names: tuple[str, ...], file: str) -> Path | None:
+def _find_first(folder: AnyPath, names: tuple[str, ...], file: str) -> AnyPath | None:
     return next((path for name in names if (path := folder / name / file).is_file()), None)

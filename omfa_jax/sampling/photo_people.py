@@ -3,7 +3,6 @@
 import functools
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from omfa_jax.body.keypoints.keypoint_reader import PhotoKeypoints
 from omfa_jax.body.landmarks import PersonLandmarks, find_people, find_person
 from omfa_jax.body.landmarks.landmark_json import is_landmark_file, read_person
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import to_path
 from omfa_jax.data.builders.keypoint_photos import NO_MASK
 from omfa_jax.sampling.photo_files import PersonFiles
 from omfa_jax.sampling.pose_sources import FITTED, ONE_FIT, PosedBodies, fit_body, get_body_model
@@ -103,7 +103,7 @@ def fit_file_body(
     reason is logged and there is no body. Raises OmfaError if such a file is damaged.
     """
     assert files.keypoints is not None, "something was found in it"
-    path = Path(files.keypoints)
+    path = to_path(files.keypoints)
     if not is_landmark_file(path):
         return fit_body(found.rows, photo.shape[:2], smplx_model, str(path))
     person, has_mask = read_person(path, found.index, photo)

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +22,7 @@ from omfa_jax.body.smplx_forward import forward
 from omfa_jax.body.turntable import make_turntable
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox, read_rgb, to_signed
+from omfa_jax.core.paths import to_path
 from omfa_jax.sampling.photo_frame import PhotoFrame
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def read_pose(
     Raises OmfaError if the file cannot be read, or is a map whose pose_maps.json says another style
     than `style`.
     """
-    if Path(path).suffix == ".npz":
+    if to_path(path).suffix == ".npz":
         params, camera = load_body(path)
         return PosedBodies([params], camera, get_body_model(smplx_model))
     require_map_style(path, style, flag)

@@ -6,7 +6,6 @@ The last two are put on the body of the person's own photo, which keeps its shap
 import logging
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from omfa_jax.body.target_poses import make_library_targets
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import read_rgb
+from omfa_jax.core.paths import to_path
 from omfa_jax.sampling.image_like import read_image_like
 from omfa_jax.sampling.photo_files import PersonFiles, find_files_beside, read_photo_keypoints
 from omfa_jax.sampling.photo_people import find_photo_person, fit_file_body, fit_photo_body
@@ -47,7 +47,7 @@ def find_pose_kind(pose: str | os.PathLike, flag: str = "--pose") -> PoseKind:
     background is that of pose maps; else it is taken for a photo. Raises OmfaError for a name that
     the library lacks, and an image that cannot be read.
     """
-    path, text = Path(pose), os.fspath(pose)
+    path, text = to_path(pose), os.fspath(pose)
     if path.suffix == ".npz":
         return "body"
     if not path.suffix and path.name == text and not path.exists():

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from omfa_jax.body.body_file import save_body
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.images import from_signed, write_image
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.sampling.image_sheet import draw_sheet
 from omfa_jax.sampling.photo_frame import format_size
 from omfa_jax.sampling.prepared_tasks import PreparedTask, Results
@@ -66,7 +66,7 @@ class StepBar:
 
 
 def write_results(
-    out: Path,
+    out: AnyPath,
     task: str,
     prepared: PreparedTask,
     results: Results,

@@ -11,7 +11,9 @@ from jaxtyping import Array, Float
 from omfa_jax.parallel.mesh import BATCH_AXES, MESH_AXES, count_batch_shards
 from omfa_jax.train.objective import DeviceBatch, Objective
 
-Metrics = dict[str, Float[Array, ""]]
+# scalars, but for NONFINITE: 1 for each part of the batch whose loss is not finite
+Metrics = dict[str, Float[Array, "..."]]
+NONFINITE = "nonfinite_parts"
 # (params, constants, batch with ROW, root key, step) -> mean loss, metrics, gradient
 Gradient = Callable[
     [Any, Any, DeviceBatch, jax.Array, Array], tuple[Float[Array, ""], Metrics, Any]
@@ -48,7 +50,12 @@ def make_sharded_gradient(
         # sums and counts before the division: shards have different numbers of a task's examples
         sums = jax.lax.psum(sums, batch_axes)
         metrics = {name: total / count for name, (total, count) in sums.items()}
-        value = jax.lax.psum(value, batch_axes) / (parts * grad_accum_steps)
+        # which part of the batch had it, for the message: a mean tells that one of them had
+        flag = ~jnp.isfinite(value)
+        here = jax.lax.axis_index(batch_axes) if batch_axes else 0
+        flags = jnp.zeros(parts).at[here].set(flag)
+        value, metrics[NONFINITE] = jax.lax.psum((value, flags), batch_axes)
+        value /= parts * grad_accum_steps
         return value, metrics, jax.tree.map(over_devices, grads, specs)
 
     if not manual:

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -80,7 +79,7 @@ def load_initial_model(
         log.info("starting from step %d of %s", step, other)
         return model.with_unet(params)
     if source.init:
-        return load_converted(source, Path(source.init))
+        return load_converted(source, to_path(source.init))
     vae_config, draw = make_preset_vae(source)
     settings = source.diffusion_for(vae_config)
     unet_config = make_unet_config(source.unet, settings)
@@ -98,7 +97,7 @@ def load_initial_model(
     )
 
 
-def load_converted(source: InitialWeightsSource, folder: Path) -> Model:
+def load_converted(source: InitialWeightsSource, folder: AnyPath) -> Model:
     """Return the model of a diffusers or imported folder, as this config will train it."""
     description = read_description(folder)
     settings = source.diffusion_for(description.vae_config)

@@ -16,8 +16,9 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.startup_signals import end_startup
 from omfa_jax.data.pipeline.iterator_state import get_batches_consumed
+from omfa_jax.parallel.activity import PaceTable, here
 from omfa_jax.parallel.distributed import any_across_processes
-from omfa_jax.parallel.global_arrays import make_global_batch, put_global
+from omfa_jax.parallel.global_arrays import find_process_parts, make_global_batch, put_global
 from omfa_jax.parallel.mesh import check_batch_size, make_replicated_sharding
 from omfa_jax.parallel.sharding_rules import Rules
 from omfa_jax.train.checkpoints.checkpointer import Checkpointer
@@ -26,6 +27,7 @@ from omfa_jax.train.checkpoints.restore import make_restore_template
 from omfa_jax.train.monitoring.goodput import Clock, read_start_time
 from omfa_jax.train.monitoring.metrics_buffer import MetricsBuffer
 from omfa_jax.train.monitoring.mfu import RunCost
+from omfa_jax.train.monitoring.pace_report import report_paces
 from omfa_jax.train.monitoring.profiler import Profiler, ProfileSteps
 from omfa_jax.train.monitoring.writers import Progress, Writers
 from omfa_jax.train.objective import Objective
@@ -121,6 +123,7 @@ def train(run: TrainRun) -> TrainState:
 
         main_process = jax.process_index() == 0
         step = int(state.step)
+        here.note_save(step)
         writers = Writers(
             run.workdir,
             enabled=main_process,
@@ -133,7 +136,10 @@ def train(run: TrainRun) -> TrainState:
         open_things.callback(profiler.close)
         progress = Progress(step, settings.steps, settings.batch_size, enabled=main_process)
         open_things.callback(progress.close)
-        window = MetricsBuffer(skips=skips)
+        window = MetricsBuffer(
+            skips=skips, process_parts=find_process_parts(mesh), process=jax.process_index()
+        )
+        pace = PaceTable()
         saved, last, asked, row = step, False, None, {}
         compiled = False
         draw_images, evaluate = run.draw_images, run.evaluate
@@ -141,9 +147,11 @@ def train(run: TrainRun) -> TrainState:
         # last, so that Ctrl-C during the start-up still ends it at once
         stop = open_things.enter_context(StopRequest())
         while step < settings.steps and not last:
+            here.enter("data", step + 1)
             with clock.measure("data"):
                 batch = next(run.batches)
                 on_devices = make_global_batch(mesh, batch)
+            here.enter("step", step + 1)
             if not compiled:
                 compiled = True
                 with (
@@ -154,13 +162,15 @@ def train(run: TrainRun) -> TrainState:
                     step_fn.lower(state, constants, on_devices, root).compile()
                 progress.pause()
             profiler.before_step(step + 1)
-            state, metrics = step_fn(state, constants, on_devices, root)
+            with clock.measure("device"):
+                state, metrics = step_fn(state, constants, on_devices, root)
             step += 1
-            # until here a signal ends the process at once, from here on it saves
-            end_startup()
+            end_startup()  # from here on a signal saves
             # waits for the step before this one, so the host is never more than a step ahead
-            window.add(step, metrics, format_record_ids(batch))
+            with clock.measure("device"):
+                window.add(step, metrics, format_record_ids(batch))
             clock.record_step()
+            here.finish_step(clock.data_s, clock.own_s)
             profiler.after_step(step, metrics)
             progress.advance()
             # at every step: otherwise a full disk would be noticed at the next save, hours later
@@ -172,33 +182,40 @@ def train(run: TrainRun) -> TrainState:
             save = is_due(settings.save_every_steps, step) or last
             # before a save: the row raises at a non-finite loss, which must not be saved
             if log_due or save:
-                row = window.pop_means(saved, run.workdir)
+                with clock.measure("device"):
+                    row = window.pop_means(saved, run.workdir)
                 row["examples_per_second"] = progress.report(step, row["loss"])
                 # optax counts updates from 0: step N was made with the rate of N - 1
                 row["learning_rate"] = float(np.asarray(rate(step - 1)))
                 row |= clock.compute_metrics(step)
                 if run.cost is not None:
                     row |= run.cost.compute_metrics(step, row.get("step_seconds/p50"))
+                row |= report_paces(pace, row.get("step_seconds/p50", 0.0))
                 writers.write_scalars(step, row)
 
             if save:
+                here.enter("save", step)
                 with clock.measure("save"):
                     writers.flush()
                     require_finite(state, step, saved)
                     checkpoints.save(step, state, run.batches.get_state(), run.config, row)
                 saved = step
+                here.note_save(step)
                 # the rate counts training only
                 progress.pause()
 
             # after the save, so that an error or a kill here loses no training
             if draw_images and is_due(settings.samples_every_steps, step):
+                here.enter("pictures", step)
                 with clock.measure("pictures"):
                     draw_images = log_images(draw_images, state, step, writers)
                 progress.pause()
             if evaluate and is_due(settings.evaluate_every_steps, step):
+                here.enter("evaluation", step)
                 with clock.measure("evaluation"):
                     evaluate = log_evaluation(evaluate, state, step, writers)
                 progress.pause()
+    here.enter("end", step)
     if asked is not None and step < settings.steps:
         raise TrainingInterrupt(asked, step)
     return state

@@ -3,12 +3,11 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.paths import AnyPath, local_copy_of_folder
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline.grain_pipeline import compute_task_shares
 from omfa_jax.models import UNetConfig
@@ -48,8 +47,7 @@ def find_prompts(
     A new prompt is looked up in config.model.init's table. If the model uses the seeded embeddings
     of a run without text encoders, new prompts get seeded ones too.
     """
-    with local_copy_of_folder(folder) as local:
-        own = read_description(local).prompts
+    own = read_description(folder).prompts
     assert own is not None  # the model was read from there
     missing = [task for task in tasks if task.prompt not in own.prompts]
     if not missing:
@@ -76,7 +74,7 @@ def find_prompts(
 
 def load_init_prompts(source: InitialWeightsSource, unet_config: UNetConfig) -> PromptTable | None:
     """Return the prompt table of config.model.init, None if there is no such folder or table."""
-    folder = Path(source.init)
+    folder = to_path(source.init)
     if not source.init or not folder.is_dir():
         return None
     return project_prompts(read_description(folder).prompts, unet_config)

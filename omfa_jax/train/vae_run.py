@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 
 from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.paths import AnyPath
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_eval_iterator
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -69,8 +68,8 @@ def load_initial_vae(
         vae_config, draw = make_preset_vae(source)
         constants, start = {}, draw
     else:
-        vae_config = read_description(Path(decoder_of)).vae_config
-        params = load_vae(Path(decoder_of), vae_config)
+        vae_config = read_description(to_path(decoder_of)).vae_config
+        params = load_vae(to_path(decoder_of), vae_config)
         constants = {name: params[name] for name in ENCODER}
         start = {name: params[name] for name in params if name not in constants}
     return VAETraining(

@@ -13,6 +13,7 @@ from omfa_jax import __version__
 from omfa_jax.core import trees
 from omfa_jax.core.atomic_dirs import atomic_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import safetensors_stream, tensor_names
 from omfa_jax.weights.conv_in import KERNEL_PATH, ChannelMap, Groups, SourceInputs, require_known
@@ -42,6 +43,8 @@ CONTENTS = (
     "__pycache__/omfa_frame.*.pyc",
 )
 
+# what every reader of a diffusers folder, of this package or not, asks for first
+NEEDED = ("unet/config.json",)
 # diffusers' own default
 MAX_SHARD_BYTES = 10 * 10**9
 # run an exported folder in PyTorch; copied into exports, never imported here
@@ -64,7 +67,7 @@ class LoadedModel(ModelDescription):
 
 
 def save_diffusers(
-    folder: Path,
+    folder: AnyPath,
     *,
     unet_config: UNetConfig,
     unet_params: Mapping[str, Any],
@@ -103,8 +106,8 @@ def save_diffusers(
         for part in rows.values()
         for row in part
     )
-    with atomic_dir(folder, CONTENTS) as temporary:
-        safetensors_stream.require_space(temporary, needed)
+    with atomic_dir(folder, CONTENTS, marks=NEEDED) as temporary:
+        safetensors_stream.require_space(temporary, needed, folder)
         for name, params in networks.items():
             shards = safetensors_stream.split_shards(rows[name], dtype, max_shard_bytes)
             by_file = dict(
@@ -146,7 +149,7 @@ def _check_finite(
         yield key, chunk
 
 
-def load_diffusers(folder: Path, *, inputs: Groups | None = None) -> LoadedModel:
+def load_diffusers(folder: AnyPath, *, inputs: Groups | None = None) -> LoadedModel:
     """Return the model in a diffusers folder, exported by this package or a third party's.
 
     `inputs` maps the first convolution to these channel groups (see conv_in.py); a change is added

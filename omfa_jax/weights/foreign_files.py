@@ -2,7 +2,8 @@
 
 import json
 import re
-from pathlib import Path
+
+from omfa_jax.core.paths import AnyPath
 
 # bytes read to recognise a file; a tar archive is marked at byte 257
 START_BYTES = 1024
@@ -38,7 +39,7 @@ KINDS: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
-def recognise_file(path: Path) -> tuple[str, str] | None:
+def recognise_file(path: AnyPath) -> tuple[str, str] | None:
     """Return (what a file is, what to do) if it is no complete safetensors file, else None.
 
     Only the file's start and size are read. None also for a file that cannot be read or recognised.
@@ -67,7 +68,7 @@ def recognise_file(path: Path) -> tuple[str, str] | None:
     return None
 
 
-def is_safetensors(path: Path) -> bool:
+def is_safetensors(path: AnyPath) -> bool:
     """Return True if a file starts as a safetensors file does, whatever its name."""
     try:
         with path.open("rb") as file:

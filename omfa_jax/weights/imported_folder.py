@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from omfa_jax.core import trees
 from omfa_jax.core.atomic_dirs import atomic_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.paths import AnyPath, local_copy, to_path
 from omfa_jax.weights import conv_in, safetensors_stream, scheduler_agreement, tensor_names
 from omfa_jax.weights.diffusers_folder import LoadedModel, load_diffusers, map_conv_in
 from omfa_jax.weights.mismatches import Mismatches, raise_mismatches
@@ -60,7 +60,7 @@ class ImportSummary:
 
 def import_source(
     source: TorchSource,
-    out: Path,
+    out: AnyPath,
     *,
     inputs: conv_in.Groups | None = None,
     dtype: str = "fp32",
@@ -103,7 +103,7 @@ def import_source(
     entries: dict[str, Any] = {}
     with atomic_dir(out, CONTENTS) as temporary:
         # before minutes of reading
-        safetensors_stream.require_space(temporary, sum(sizes))
+        safetensors_stream.require_space(temporary, sum(sizes), out)
         for (name, component), faults in zip(source.components.items(), found, strict=True):
             digests: dict[str, Any] = {}
             # lazy generators: one tensor at a time is read, cast, hashed and written
@@ -133,43 +133,56 @@ def import_source(
     return ImportSummary(counts, notes)
 
 
-def is_imported(folder: Path) -> bool:
+def is_imported(folder: AnyPath) -> bool:
     """Return True if `folder` was written by `import_source`."""
-    return (Path(folder) / MANIFEST_FILE).is_file()
+    return (to_path(folder) / MANIFEST_FILE).is_file()
+
+
+def require_finished(folder: AnyPath) -> None:
+    """Raise an OmfaError for an import that was interrupted; in object storage it leaves files."""
+    folder = to_path(folder)
+    if not is_imported(folder) and _params_file(folder, "unet").is_file():
+        raise OmfaError(
+            f"{folder} was not written to its end (no {MANIFEST_FILE}): run the same"
+            " `convert_weights.py import` again"
+        )
 
 
 def load_imported(
-    folder: Path, *, inputs: conv_in.Groups | None = None, verify: bool = True
+    folder: AnyPath, *, inputs: conv_in.Groups | None = None, verify: bool = True
 ) -> LoadedModel:
     """Return the model in an imported folder, with parameters as numpy arrays.
 
     float32 arrays are read-only memory maps of the files. `verify` compares every array's hash with
     the manifest (a few seconds for SDXL). Raises OmfaError for a difference or a truncated file.
     """
-    description = read_description(Path(folder))
+    description = read_description(to_path(folder))
     if verify and description.prompts is not None:
-        listed = read_json(Path(folder) / MANIFEST_FILE)["tensors"]
+        listed = read_json(to_path(folder) / MANIFEST_FILE)["tensors"]
         wrong = [
             key for key, entry in _make_prompt_entries(folder).items() if listed.get(key) != entry
         ]
         if wrong:
             raise _make_difference_error(folder, wrong)
     params = load_params(folder, COMPONENTS, verify=verify)
-    groups = tuple((name, n) for name, n in read_json(Path(folder) / MANIFEST_FILE)["inputs"])
+    groups = tuple((name, n) for name, n in read_json(to_path(folder) / MANIFEST_FILE)["inputs"])
     known = conv_in.SourceInputs(groups, MANIFEST_FILE)
     return map_conv_in(description, params["unet"], params["vae"], known, inputs)
 
 
-def load_params(folder: Path, components: Sequence[str], *, verify: bool = True) -> dict[str, Any]:
+def load_params(
+    folder: AnyPath, components: Sequence[str], *, verify: bool = True
+) -> dict[str, Any]:
     """Return {component: parameter tree} of an imported folder."""
-    folder = Path(folder)
+    folder = to_path(folder)
     manifest = read_json(folder / MANIFEST_FILE)["tensors"]
     built, wrong = {}, []
     for component in components:
         path = _params_file(folder, component)
-        # raises for a missing or truncated file, which a memory map would not notice
-        open_safetensors([path], str(folder))
-        arrays = safetensors_stream.mmap_tensors(path)
+        with local_copy(path) as local:
+            # raises for a missing or truncated file, which a memory map would not notice
+            open_safetensors([local], str(folder))
+            arrays = safetensors_stream.mmap_tensors(local)
         listed = {
             key.removeprefix(f"{component}/"): entry
             for key, entry in manifest.items()
@@ -191,15 +204,16 @@ def load_params(folder: Path, components: Sequence[str], *, verify: bool = True)
     return built
 
 
-def load_weights(folder: Path, *, inputs: conv_in.Groups | None = None) -> LoadedModel:
+def load_weights(folder: AnyPath, *, inputs: conv_in.Groups | None = None) -> LoadedModel:
     """Return the model in an imported or a diffusers folder."""
+    require_finished(folder)
     load = load_imported if is_imported(folder) else load_diffusers
     return load(folder, inputs=inputs)
 
 
-def read_statements(folder: Path) -> tuple[Statement, ...]:
+def read_statements(folder: AnyPath) -> tuple[Statement, ...]:
     """Return the statements of a model folder on its schedule; for an import, its source's."""
-    folder = Path(folder)
+    folder = to_path(folder)
     if is_imported(folder):
         stated = read_json(folder / MANIFEST_FILE).get("scheduler")
         # older imports have only the source's scheduler_config.json
@@ -222,15 +236,15 @@ def get_export_fields(model: LoadedModel) -> dict[str, Any]:
     return fields
 
 
-def _make_difference_error(folder: Path, wrong: Sequence[str]) -> OmfaError:
+def _make_difference_error(folder: AnyPath, wrong: Sequence[str]) -> OmfaError:
     return OmfaError(
         f"{folder}: {len(wrong)} arrays differ from {MANIFEST_FILE} ({format_names(wrong)});"
         " the copy is damaged: import the weights again"
     )
 
 
-def _make_prompt_entries(folder: Path) -> dict[str, Any]:
-    arrays, _ = read_tensors(Path(folder) / PROMPTS_FILE)
+def _make_prompt_entries(folder: AnyPath) -> dict[str, Any]:
+    arrays, _ = read_tensors(to_path(folder) / PROMPTS_FILE)
     return {
         f"prompts/{name}": _make_entry(array.shape, array.dtype, _sha256(array))
         for name, array in arrays.items()
@@ -241,7 +255,7 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(safetensors_stream.as_bytes(np.ascontiguousarray(array))).hexdigest()
 
 
-def _params_file(folder: Path, component: str) -> Path:
+def _params_file(folder: Any, component: str) -> Any:
     return folder / "params" / f"{component}.safetensors"
 
 

@@ -9,11 +9,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.models import UNetConfig
 from omfa_jax.weights import ldm_names
 from omfa_jax.weights.file_contents import is_adapter, name_contents
@@ -44,7 +44,7 @@ PREFIX = re.compile(
 class LoraFile:
     """A LoRA to merge: a file, or the folder of one, and the factor of its changes."""
 
-    path: Path
+    path: AnyPath
     scale: float = 1.0
 
 
@@ -62,15 +62,16 @@ class _Layer:
 def parse_lora(text: str) -> LoraFile:
     """Return the LoRA in "FILE" or "FILE:scale"; OmfaError for a scale that is no number."""
     path, colon, tail = text.rpartition(":")
-    if not colon or not path or Path(text).exists():
-        return LoraFile(Path(text))
+    # the colon of gs://
+    if not colon or not path or tail.startswith("//") or to_path(text).exists():
+        return LoraFile(to_path(text))
     try:
         scale = float(tail)
     except ValueError:
         scale = math.nan
     if not math.isfinite(scale):
         raise OmfaError(f"--lora {text}: expected FILE or FILE:scale with a number such as 0.8")
-    return LoraFile(Path(path), scale)
+    return LoraFile(to_path(path), scale)
 
 
 def merge_loras(
@@ -150,7 +151,7 @@ def _merge(unet: Component, config: UNetConfig, lora: LoraFile) -> tuple[Compone
     return dataclasses.replace(unet, tensors=merged), notes
 
 
-def _open_lora(path: Path) -> LazyTensors:
+def _open_lora(path: AnyPath) -> LazyTensors:
     if path.is_dir():
         found = [path / name for name in FOLDER_FILES if (path / name).is_file()]
         if not found:

@@ -4,10 +4,10 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import to_path
 from omfa_jax.weights.tensor_files import read_json
 from omfa_jax.weights.torch_tensors import LazyTensors
 
@@ -68,7 +68,7 @@ def read_alphas(
 
 def _read_config(tensors: LazyTensors) -> dict[str, Any]:
     text = tensors.metadata.get(METADATA_KEY)
-    beside = Path(tensors.where).with_name(CONFIG_FILE)
+    beside = to_path(tensors.where).with_name(CONFIG_FILE)
     if text is not None:
         try:
             fields = json.loads(text)

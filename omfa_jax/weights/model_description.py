@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.path_checks import require_any_dir
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import diffusers_configs
 from omfa_jax.weights.prompt_table import PromptTable, load_prompts, save_prompts
@@ -50,12 +51,12 @@ def write_description(folder: Path, description: ModelDescription) -> None:
         save_prompts(folder / "prompts.safetensors", description.prompts)
 
 
-def read_description(folder: Path, vae_config: VAEConfig | None = None) -> ModelDescription:
+def read_description(folder: AnyPath, vae_config: VAEConfig | None = None) -> ModelDescription:
     """Return the description of the model in `folder`.
 
     With `vae_config`, the folder's own VAE config is neither read nor required.
     """
-    folder = require_dir(folder, "weights", "the weights folder")
+    folder = require_any_dir(folder, "weights", "the weights folder")
     unet, vae = folder / "unet" / "config.json", folder / "vae" / "config.json"
     scheduler, omfa = folder / "scheduler" / "scheduler_config.json", folder / "omfa.json"
     prompts = folder / "prompts.safetensors"

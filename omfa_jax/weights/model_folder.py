@@ -1,7 +1,6 @@
 """The model folder of a training run: settings, schedule, prompts and VAE, without the UNet."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from omfa_jax.core.atomic_dirs import atomic_dir
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.paths import AnyPath, local_copy_of_folder
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.weights import tensor_names
@@ -84,8 +83,7 @@ def write_tasks(folder: AnyPath, model: Model) -> None:
     The prompt table keeps all earlier prompts and is written first, so that the two files match at
     every moment, also after a kill between the two writes.
     """
-    with local_copy_of_folder(folder) as local:
-        before = read_description(local)
+    before = read_description(folder)
     if before.omfa is not None and DiffusionSettings.from_json(before.omfa) == model.settings:
         return
     now = describe_model(model)
@@ -99,11 +97,11 @@ def write_tasks(folder: AnyPath, model: Model) -> None:
     log.info("%s: updated the tasks to those trained from this step on", folder)
 
 
-def load_vae(folder: Path, config: VAEConfig) -> Params:
+def load_vae(folder: AnyPath, config: VAEConfig) -> Params:
     """Return the VAE's parameters from a model folder of either format."""
     if is_imported(folder):
         return load_params(folder, ["vae"])["vae"]
-    vae = open_diffusers_vae(config, Path(folder) / "vae")
+    vae = open_diffusers_vae(config, to_path(folder) / "vae")
     for note in describe_tensors(vae, "VAE", allow_fp8=False):
         log.info("%s: %s", folder, note)
     return tensor_names.from_torch({"vae": vae})["vae"]
@@ -111,10 +109,8 @@ def load_vae(folder: Path, config: VAEConfig) -> Params:
 
 def load_model_folder(folder: AnyPath) -> Model:
     """Return the model in a run's model folder, without UNet parameters."""
-    with local_copy_of_folder(folder) as local:
-        description = read_description(local)
-        vae_params = load_vae(local, description.vae_config)
-    return make_model(description, None, vae_params, str(folder))
+    description = read_description(folder)
+    return make_model(description, None, load_vae(folder, description.vae_config), str(folder))
 
 
 def make_model(

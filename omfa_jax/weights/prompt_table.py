@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.weights.tensor_files import read_tensors, write_tensors
 
 EMPTY_PROMPT = ""
@@ -152,7 +153,7 @@ def save_prompts(path: Path, table: PromptTable) -> None:
     write_tensors(path, tensors, "fp32", {"prompts": json.dumps(table.prompts)})
 
 
-def load_prompts(path: Path) -> PromptTable:
+def load_prompts(path: AnyPath) -> PromptTable:
     """Return the table in a file written by `save_prompts`; OmfaError for any other file."""
     tensors, metadata = read_tensors(path)
     if set(tensors) != {"context", "pooled"} or "prompts" not in metadata:

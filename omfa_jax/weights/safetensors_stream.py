@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, is_remote
 from omfa_jax.weights.tensor_files import DTYPES, STEM, cast_tensor, write_json
 from omfa_jax.weights.tensor_names import NameRow, to_contiguous
 
@@ -116,14 +117,15 @@ def parse_size(text: str) -> int:
     return size
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """Raise an OmfaError if the disk of `folder` has fewer than `needed` bytes free."""
+def require_space(folder: Path, needed: int, out: AnyPath) -> None:
+    """Raise an OmfaError if the disk of `folder` has fewer than `needed` bytes free for `out`."""
     # checked before writing: a full disk would be found only after minutes of reading
     free = shutil.disk_usage(folder).free
     if free < needed:
+        other = "let TMPDIR name a larger disk" if is_remote(out) else "choose another --out"
         raise OmfaError(
             f"the weights need {needed / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free in"
-            f" {folder.parent}; free some space or choose another --out"
+            f" {folder.parent}; free some space or {other}"
         )
 
 

@@ -8,12 +8,12 @@ Files hold no tokenizer.
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.weights.network_source import describe_float8
 from omfa_jax.weights.single_file import open_single_file
 from omfa_jax.weights.tensor_files import format_names
@@ -62,7 +62,7 @@ def has_encoders(keys: Collection[str]) -> bool:
     return all(any(key.startswith(prefix) for key in keys) for prefix in PREFIXES)
 
 
-def read_encoders(path: Path, *, allow_fp8: bool = False) -> list[EncoderState]:
+def read_encoders(path: AnyPath, *, allow_fp8: bool = False) -> list[EncoderState]:
     """Return the two encoders in a single file; OmfaError if they are absent or incomplete."""
     tensors = open_single_file(path, "--text-encoders").tensors
     if not has_encoders(tensors.shapes):
@@ -114,7 +114,7 @@ def _convert(name: str, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield f"text_model.encoder.layers.{match[1]}.{module}.{match[3]}", tensor
 
 
-def build_encoder(state: EncoderState, which: int, eos_token: int, where: Path) -> Any:
+def build_encoder(state: EncoderState, which: int, eos_token: int, where: AnyPath) -> Any:
     """Return the transformers model with these tensors, the first or the second (`which` 0 or 1).
 
     Widths come from the tensors; heads of 64 channels and the activation are the encoder's. Raises

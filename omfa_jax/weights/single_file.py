@@ -8,9 +8,9 @@ import collections
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.weights import file_contents, ldm_names, scheduler_statements
 from omfa_jax.weights.foreign_files import is_safetensors, recognise_file
 from omfa_jax.weights.tensor_files import format_names, read_json
@@ -93,13 +93,13 @@ class SingleFile:
         return {key for key in self.tensors.shapes if key.split(".")[0] in roots}
 
 
-def open_single_file(path: Path, flag: str = "SRC") -> SingleFile:
+def open_single_file(path: AnyPath, flag: str = "SRC") -> SingleFile:
     """Open a .safetensors file, or the index of one that is stored in shards.
 
     `flag` is the one that named the file. Raises OmfaError for other formats, for LoRAs and for
     quantised weights.
     """
-    path = Path(path)
+    path = to_path(path)
     tensors = _open_tensors(path, flag)
     keys = tensors.shapes.keys()
     if not keys:
@@ -126,7 +126,7 @@ def open_single_file(path: Path, flag: str = "SRC") -> SingleFile:
     return SingleFile(tensors, unet, vae, constants, tuple(notes))
 
 
-def _open_tensors(path: Path, flag: str) -> LazyTensors:
+def _open_tensors(path: AnyPath, flag: str) -> LazyTensors:
     if INDEX.fullmatch(path.name):
         return open_safetensors(list_shards(path), str(path))
     shard = SHARD.fullmatch(path.name)
@@ -201,7 +201,7 @@ def _find_part(
     return found.most_common(1)[0][0] if found else None
 
 
-def find_file_in(folder: Path) -> Path:
+def find_file_in(folder: AnyPath) -> AnyPath:
     """Return the checkpoint to read in a folder that is not diffusers'; OmfaError without one."""
     indices = sorted(path for path in folder.glob("*.json") if INDEX.fullmatch(path.name))
     if len(indices) == 1:

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import to_path
 from omfa_jax.models import UNetConfig, VAEConfig, get_unet_shapes, get_vae_shapes
 from omfa_jax.weights import (
     diffusers_configs,
@@ -154,6 +154,6 @@ def _read_config_beside(
     where: str, kind: str, parse: Callable[[Mapping[str, Any], str], Any]
 ) -> Any:
     """Return the config in the config.json beside a file, None if there is none of this kind."""
-    path = Path(where).with_name("config.json")
+    path = to_path(where).with_name("config.json")
     fields = read_json(path) if path.is_file() else {}
     return parse(fields, str(path)) if fields.get("_class_name") == kind else None

@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from omfa_jax.core.atomic_files import get_umask, parse_json
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
+from omfa_jax.core.paths import AnyPath, is_remote, local_copy, to_path
 from omfa_jax.core.retry import call_with_retries
 from omfa_jax.weights.foreign_files import FETCH, recognise_file
 
@@ -26,10 +27,10 @@ DTYPES: dict[str, np.dtype] = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: AnyPath) -> dict[str, Any]:
     """Return the object in a JSON file; OmfaError if it is missing or broken."""
     try:
-        file = require_file(path, "JSON file", "the weights folder")
+        file = require_any_file(path, "JSON file", "the weights folder")
         fields = parse_json(call_with_retries(str(path), file.read_text))
     except ValueError as error:
         raise OmfaError(f"{path} is not JSON ({error}); fetch or export the folder again") from None
@@ -47,17 +48,18 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_tensors(path: AnyPath) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return (tensors, metadata) of one safetensors file."""
 
     def read() -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        with safe_open(path, framework="np") as file:
+        with local_copy(path) as local, safe_open(local, framework="np") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
 
     try:
         return call_with_retries(str(path), read)
     except (SafetensorError, OSError) as error:
+        reraise_storage_error(path, error)
         raise make_unreadable_error(path, error) from None
 
 
@@ -93,10 +95,16 @@ def cast_tensor(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
     return narrow
 
 
-def make_unreadable_error(path: Path, error: Exception) -> OmfaError:
+def reraise_storage_error(path: AnyPath, error: Exception) -> None:
+    """Raise an error of the download of a remote file again: it says nothing about the file."""
+    if is_remote(path) and isinstance(error, OSError):
+        raise error
+
+
+def make_unreadable_error(path: AnyPath, error: Exception) -> OmfaError:
     """Return the OmfaError for a safetensors file that cannot be read, with what it is instead."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    reason, advice = recognise_file(Path(path)) or (make_printable(lines[0]), FETCH)
+    reason, advice = recognise_file(to_path(path)) or (make_printable(lines[0]), FETCH)
     return OmfaError(f"{path} is not a complete safetensors file ({reason}); {advice}")
 
 

@@ -1,13 +1,13 @@
 """Prompt tables made by running SDXL's two text encoders once, with transformers."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError, require_modules
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.path_checks import require_any_dir
+from omfa_jax.core.paths import AnyPath, local_copy_of_folder, to_path
 from omfa_jax.weights.model_description import ModelDescription
 from omfa_jax.weights.prompt_table import EMPTY_PROMPT, PromptTable, make_null_prompts
 from omfa_jax.weights.single_encoders import build_encoder, read_encoders
@@ -23,7 +23,7 @@ PADDING = ("<|endoftext|>", "!")
 Pairs = Iterator[tuple[Any, Any]]
 
 
-def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
+def encode_prompts(folder: AnyPath, prompts: Sequence[str]) -> PromptTable:
     """Return the embeddings of `prompts` and of the empty prompt by a folder's text encoders.
 
     As in SDXL (arXiv 2307.01952), the token embeddings are the penultimate hidden states of both
@@ -34,7 +34,7 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
     require_modules("embedding prompts", "torch", "torch", "transformers")
     import transformers
 
-    folder = Path(folder)
+    folder = to_path(folder)
     texts = _list_texts(prompts)
 
     def open_pairs() -> Pairs:
@@ -52,7 +52,7 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
 
 
 def encode_prompts_of_file(
-    path: Path, tokenizer: Path | None, prompts: Sequence[str], *, allow_fp8: bool = False
+    path: AnyPath, tokenizer: AnyPath | None, prompts: Sequence[str], *, allow_fp8: bool = False
 ) -> PromptTable:
     """Return the embeddings by the text encoders inside a single file, as `encode_prompts` does.
 
@@ -60,7 +60,7 @@ def encode_prompts_of_file(
     tokenizer_2. The empty prompt is zeros.
     """
     require_modules("embedding prompts", "torch", "torch", "transformers")
-    path, texts = Path(path), _list_texts(prompts)
+    path, texts = to_path(path), _list_texts(prompts)
     states = read_encoders(path, allow_fp8=allow_fp8)
     if tokenizer is None:
         raise OmfaError(
@@ -94,7 +94,7 @@ def _list_texts(prompts: Sequence[str]) -> list[str]:
 
 
 def _embed(
-    pairs: Pairs, texts: Sequence[str], where: Path, *, zeros_for_empty: bool
+    pairs: Pairs, texts: Sequence[str], where: AnyPath, *, zeros_for_empty: bool
 ) -> PromptTable:
     import torch
 
@@ -120,12 +120,12 @@ def _embed(
 
 def make_prompt_table(
     source: ModelDescription,
-    encoders: Path,
+    encoders: AnyPath,
     prompts: Sequence[str],
     *,
     without_text: bool,
     own_first: bool = True,
-    tokenizer: Path | None = None,
+    tokenizer: AnyPath | None = None,
     allow_fp8: bool = False,
 ) -> PromptTable | None:
     """Return a table with `prompts`; without prompts the source's own, or None.
@@ -164,24 +164,25 @@ def make_prompt_table(
     return table
 
 
-def _load_encoder(kind: Any, folder: Path) -> Any:
+def _load_encoder(kind: Any, folder: AnyPath) -> Any:
     """Return a text encoder in float32; OmfaError if a tensor is missing or misshapen.
 
     transformers would initialize it at random with only a warning.
     """
     import torch
 
-    path = require_dir(folder, "text encoder", "the source")
+    path = require_any_dir(folder, "text encoder", "the source")
     files = [file.name for file in path.iterdir() if file.suffix in (".safetensors", ".bin")]
     # half precision only where there is nothing else
     halves = (v for v in ("fp16", "bf16") if files and all(f".{v}." in name for name in files))
     try:
-        encoder, info = kind.from_pretrained(
-            path,
-            torch_dtype=torch.float32,
-            variant=next(halves, None),
-            output_loading_info=True,
-        )
+        variant = next(halves, None)
+        # those of other frameworks and dtypes are as large again
+        ends = (f"*.{variant}.*",) if variant else ("*.safetensors", "*.bin", "*.index.json")
+        with local_copy_of_folder(path, "config.json", *ends) as local:
+            encoder, info = kind.from_pretrained(
+                local, torch_dtype=torch.float32, variant=variant, output_loading_info=True
+            )
     # transformers raises many exception types for damaged folders
     except Exception as error:
         raise _make_unreadable_error("text encoder", path, error) from None
@@ -197,20 +198,21 @@ def _load_encoder(kind: Any, folder: Path) -> Any:
     return encoder.eval()
 
 
-def _make_unreadable_error(what: str, path: Path, error: Exception) -> OmfaError:
+def _make_unreadable_error(what: str, path: AnyPath, error: Exception) -> OmfaError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = (lines or [type(error).__name__])[0][:200]
     return OmfaError(f"{path}: the {what} cannot be read ({reason}); fetch the folder again")
 
 
-def _load_tokenizer(folder: Path, pad_token: str | None = None) -> Any:
+def _load_tokenizer(folder: AnyPath, pad_token: str | None = None) -> Any:
     """Return CLIP's tokenizer in a folder; `pad_token` replaces the word that fills prompts up."""
     import transformers
 
-    path = require_dir(folder, "tokenizer", "the source")
+    path = require_any_dir(folder, "tokenizer", "the source")
     try:
         changes: dict[str, Any] = {} if pad_token is None else {"pad_token": pad_token}
-        return transformers.CLIPTokenizer.from_pretrained(path, **changes)
+        with local_copy_of_folder(path, "*.json", "*.txt") as local:
+            return transformers.CLIPTokenizer.from_pretrained(local, **changes)
     except Exception as error:
         raise _make_unreadable_error("tokenizer", path, error) from None
 

@@ -7,7 +7,6 @@ XLA's.
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.paths import AnyPath, local_copy_of_folder, to_path
 from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, encode_posterior
 from omfa_jax.weights import tensor_names
 from omfa_jax.weights.conv_in import Groups, format_groups, infer_source_inputs
@@ -44,7 +44,7 @@ class Difference:
 
 
 def compare_with_torch(
-    ours: LoadedModel | Path, theirs: Path, *, seed: int = 0
+    ours: LoadedModel | AnyPath, theirs: AnyPath, *, seed: int = 0
 ) -> list[Difference]:
     """Return the differences of UNet, VAE encoder and VAE decoder on random inputs.
 
@@ -60,17 +60,17 @@ def compare_with_torch(
         ours = load_weights(ours)
     if is_imported(theirs):
         raise OmfaError(f"{theirs} has no PyTorch weights; compare with a diffusers folder")
-    described = require_comparable(ours, Path(theirs))
+    described = require_comparable(ours, to_path(theirs))
     inputs = _make_inputs(ours.unet_config, ours.vae_config, seed)
     x, x_theirs = make_unet_inputs(ours, described, seed)
-    reference, rounded = _run_theirs(Path(theirs), {**inputs, "x": x_theirs})
+    reference, rounded = _run_theirs(to_path(theirs), {**inputs, "x": x_theirs})
     came = _run_ours(ours, {**inputs, "x": x})
     return [
         _compute_difference(name, came[name], reference[name], rounded[name]) for name in reference
     ]
 
 
-def require_comparable(ours: LoadedModel, theirs: Path) -> ModelDescription:
+def require_comparable(ours: LoadedModel, theirs: AnyPath) -> ModelDescription:
     """Return the description of `theirs`; OmfaError if sizes differ or files do not match."""
     described = read_description(theirs)
     pairs = {
@@ -168,7 +168,7 @@ def _run_ours(model: LoadedModel, inputs: Outputs) -> Outputs:
     }
 
 
-def _run_theirs(folder: Path, inputs: Outputs) -> tuple[Outputs, Outputs]:
+def _run_theirs(folder: AnyPath, inputs: Outputs) -> tuple[Outputs, Outputs]:
     """Return diffusers' outputs in float64 and in float32."""
     require_modules("comparing with PyTorch", "torch", "torch", "diffusers")
     import torch
@@ -190,16 +190,19 @@ def _run_theirs(folder: Path, inputs: Outputs) -> tuple[Outputs, Outputs]:
     return exact, rounded
 
 
-def _load_torch(kind: str, folder: Path) -> Any:
+def _load_torch(kind: str, folder: AnyPath) -> Any:
     import diffusers
     import torch
 
-    model = getattr(diffusers, kind).from_pretrained(
-        folder,
-        variant=find_model_files(folder).variant or None,
-        torch_dtype=torch.float32,
-        low_cpu_mem_usage=False,
-    )
+    files = find_model_files(folder)
+    names = [path.name for path in files.paths]
+    with local_copy_of_folder(folder, "*.json", *names) as local:
+        model = getattr(diffusers, kind).from_pretrained(
+            local,
+            variant=files.variant or None,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+        )
     return model.eval()
 
 

@@ -4,11 +4,11 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError, raise_all
-from omfa_jax.core.path_checks import require_dir, require_file
+from omfa_jax.core.path_checks import require_any_dir, require_any_file
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.models import UNetConfig, VAEConfig, get_unet_shapes, get_vae_shapes
 from omfa_jax.weights import conv_in, diffusers_configs, scheduler_statements, single_networks
 from omfa_jax.weights.lora import LoraFile, merge_loras
@@ -46,9 +46,9 @@ class TorchSource(ModelDescription):
 
 
 def open_source(
-    path: Path,
+    path: AnyPath,
     *,
-    vae: Path | None = None,
+    vae: AnyPath | None = None,
     vae_scale: float | None = None,
     inputs: Sequence[str] | None = None,
     loras: Sequence[LoraFile] = (),
@@ -63,7 +63,7 @@ def open_source(
     path = resolve_source(path)
     file = open_single_file(path) if path.is_file() else None
     if file is None:
-        require_dir(path, "weights", "SRC")
+        require_any_dir(path, "weights", "SRC")
     elif file.unet is None:
         # raises, with what the file is instead
         single_networks.parse_unet(file)
@@ -71,7 +71,7 @@ def open_source(
     parts, errors = [], []
     for open_part in (
         lambda: _merge(_open_unet(path, file), loras),
-        lambda: _open_vae(path, file) if vae is None else _open_other_vae(Path(vae)),
+        lambda: _open_vae(path, file) if vae is None else _open_other_vae(to_path(vae)),
     ):
         try:
             parts.append(open_part())
@@ -111,9 +111,9 @@ def open_source(
     )
 
 
-def resolve_source(path: Path) -> Path:
+def resolve_source(path: AnyPath) -> AnyPath:
     """Return `path`, or the index of a sharded checkpoint in a folder that is not diffusers'."""
-    path = Path(path)
+    path = to_path(path)
     return find_file_in(path) if path.is_dir() and not (path / "unet").is_dir() else path
 
 
@@ -132,7 +132,7 @@ def describe_single_file(
     return ModelDescription(unet_config, vae_config, fields, None, None)
 
 
-def check_pipeline(folder: Path) -> list[str]:
+def check_pipeline(folder: AnyPath) -> list[str]:
     """Return a note if a folder's pipeline is not SDXL's; OmfaError for SDXL's refiner."""
     index = folder / "model_index.json"
     fields = read_json(index) if index.is_file() else {}
@@ -147,17 +147,17 @@ def check_pipeline(folder: Path) -> list[str]:
     return [f"model_index.json: its class is {name}; only UNet, VAE and text encoders are read"]
 
 
-def open_diffusers_unet(config: UNetConfig, folder: Path) -> Component:
+def open_diffusers_unet(config: UNetConfig, folder: AnyPath) -> Component:
     """Open the UNet in a diffusers component folder."""
     return Component(get_unet_shapes(config), open_model(folder))
 
 
-def open_diffusers_vae(config: VAEConfig, folder: Path) -> Component:
+def open_diffusers_vae(config: VAEConfig, folder: AnyPath) -> Component:
     """Open the VAE in a diffusers component folder of any version."""
     return Component(get_vae_shapes(config), update_keys(open_model(folder)))
 
 
-def _open_unet(path: Path, file: SingleFile | None) -> NetworkSource:
+def _open_unet(path: AnyPath, file: SingleFile | None) -> NetworkSource:
     if file is not None:
         return single_networks.parse_unet(file)
     config_file = path / "unet" / "config.json"
@@ -183,15 +183,15 @@ def _merge(unet: NetworkSource, loras: Sequence[LoraFile]) -> NetworkSource:
     return dataclasses.replace(unet, component=component, notes=(*unet.notes, *notes))
 
 
-def _open_other_vae(path: Path) -> NetworkSource:
+def _open_other_vae(path: AnyPath) -> NetworkSource:
     if path.is_dir():
         return _open_vae(path, None)
-    file = open_single_file(require_file(path, "VAE", "--vae"), "--vae")
+    file = open_single_file(require_any_file(path, "VAE", "--vae"), "--vae")
     network = _open_vae(path, file)
     return dataclasses.replace(network, notes=(*file.notes, *network.notes))
 
 
-def _open_vae(path: Path, file: SingleFile | None) -> NetworkSource:
+def _open_vae(path: AnyPath, file: SingleFile | None) -> NetworkSource:
     """Open the VAE of a model folder, of a separate folder or of a single file."""
     if file is not None:
         return single_networks.parse_vae(file)
@@ -214,7 +214,7 @@ def _open_vae(path: Path, file: SingleFile | None) -> NetworkSource:
     return NetworkSource(config, Component(opened.tree, tensors), tuple(notes))
 
 
-def _require_class(fields: Mapping[str, Any], word: str, config_file: Path) -> None:
+def _require_class(fields: Mapping[str, Any], word: str, config_file: AnyPath) -> None:
     """Raise an OmfaError for the config.json of a network of another kind."""
     name = str(fields.get("_class_name", word))
     if word not in name:

@@ -13,8 +13,15 @@ from safetensors import SafetensorError, safe_open
 
 from omfa_jax.core.errors import OmfaError, raise_all, require_modules
 from omfa_jax.core.npz_reader import require_uncompressed
+from omfa_jax.core.paths import AnyPath, local_copy
 from omfa_jax.core.retry import call_with_retries
-from omfa_jax.weights.tensor_files import STEM, format_names, make_unreadable_error, read_json
+from omfa_jax.weights.tensor_files import (
+    STEM,
+    format_names,
+    make_unreadable_error,
+    read_json,
+    reraise_storage_error,
+)
 
 # in order of preference: half precision only where there is nothing else
 VARIANTS = ("", ".fp16", ".bf16")
@@ -72,19 +79,19 @@ class LazyTensors:
 class ModelFiles:
     """The files of one network in a component folder; `variant` is diffusers' ("fp16"), or ""."""
 
-    paths: list[Path]
+    paths: list[AnyPath]
     form: str
     variant: str
 
 
-def open_model(folder: Path) -> LazyTensors:
+def open_model(folder: AnyPath) -> LazyTensors:
     """Open the tensors of the network in a diffusers component folder."""
     files = find_model_files(folder)
     opener = open_safetensors if files.form == "safetensors" else open_pickled
     return opener(files.paths, str(folder))
 
 
-def find_model_files(folder: Path) -> ModelFiles:
+def find_model_files(folder: AnyPath) -> ModelFiles:
     """Return the files to read; OmfaError if there are none or a shard is missing."""
     for variant in VARIANTS:
         for form in FORMS:
@@ -101,15 +108,19 @@ def find_model_files(folder: Path) -> ModelFiles:
     )
 
 
-def open_safetensors(paths: Sequence[Path], where: str) -> LazyTensors:
-    """Open safetensors files; all truncated files are reported in one OmfaError."""
+def open_safetensors(paths: Sequence[AnyPath], where: str) -> LazyTensors:
+    """Open safetensors files; all truncated files are reported in one OmfaError.
+
+    Remote files are downloaded to TMPDIR; the room there is free again when nothing holds the
+    result.
+    """
     found = _TensorIndex()
     holders: dict[str, Any] = {}
     errors = []
     for path in paths:
         try:
             # only the header is read here, so opening SDXL takes milliseconds
-            file = call_with_retries(str(path), lambda path=path: safe_open(path, framework="np"))
+            file = call_with_retries(str(path), lambda path=path: _open_whole(path))
             found.metadata |= file.metadata() or {}
             for key in file.keys():  # noqa: SIM118
                 view = file.get_slice(key)
@@ -118,6 +129,7 @@ def open_safetensors(paths: Sequence[Path], where: str) -> LazyTensors:
                 found.add(key, tuple(view.get_shape()), path, kind, is_float=is_float)
                 holders[key] = file
         except (SafetensorError, OSError) as error:
+            reraise_storage_error(path, error)
             errors.append(make_unreadable_error(path, error))
     raise_all(errors)
 
@@ -129,7 +141,13 @@ def open_safetensors(paths: Sequence[Path], where: str) -> LazyTensors:
     return found.tensors(where, read)
 
 
-def _read_float8(path: Path, key: str, kind: str) -> np.ndarray:
+def _open_whole(path: AnyPath) -> Any:
+    # a memory map outlives the name of its file, here that of the temporary copy
+    with local_copy(path) as local:
+        return safe_open(local, framework="np")
+
+
+def _read_float8(path: AnyPath, key: str, kind: str) -> np.ndarray:
     # numpy has no such dtype, and older safetensors cannot return these tensors
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -140,7 +158,7 @@ def _read_float8(path: Path, key: str, kind: str) -> np.ndarray:
     return data.astype(np.float32).reshape(entry["shape"])
 
 
-def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
+def open_pickled(paths: Sequence[AnyPath], where: str) -> LazyTensors:
     """Open files of torch.save; their pickles may contain only tensors."""
     require_modules("reading .bin files", "torch", "torch")
     import torch
@@ -150,7 +168,8 @@ def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
     errors = []
     for path in paths:
         try:
-            part = _load_pickle(path)
+            with local_copy(path) as local:
+                part = _load_pickle(local)
             nested = [
                 key
                 for key, value in part.items()
@@ -160,6 +179,7 @@ def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
                 raise ValueError(f"not tensors: {format_names(nested)}")
         # a broken file can raise any exception here
         except Exception as error:
+            reraise_storage_error(path, error)
             reason = str(error).strip().partition("\n")[0]
             errors.append(
                 OmfaError(
@@ -196,13 +216,13 @@ class _TensorIndex:
 
     def __init__(self) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self.paths: dict[str, Path] = {}
+        self.paths: dict[str, AnyPath] = {}
         self._faulty: dict[str, str] = {}
         self.metadata: dict[str, str] = {}
         self.float8: dict[str, str] = {}
 
     def add(
-        self, key: str, shape: tuple[int, ...], path: Path, kind: str, *, is_float: bool
+        self, key: str, shape: tuple[int, ...], path: AnyPath, kind: str, *, is_float: bool
     ) -> None:
         if key in self.paths:
             self._faulty[key] = f"is in {self.paths[key].name} and in {path.name}"
@@ -216,7 +236,7 @@ class _TensorIndex:
         return LazyTensors(where, self._shapes, read, self._faulty, self.metadata, self.float8)
 
 
-def list_shards(index: Path) -> list[Path]:
+def list_shards(index: AnyPath) -> list[AnyPath]:
     """Return the files that an index of shards lists; OmfaError if one is missing."""
     fields = read_json(index).get("weight_map")
     if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields.values()):

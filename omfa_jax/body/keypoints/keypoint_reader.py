@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from omfa_jax.body.keypoints.joint_orders import BODY_25, MIN_CONFIDENCE
 from omfa_jax.body.keypoints.keypoint_formats import list_people
 from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath, to_path
 
 MAX_ASPECT_ERROR = 0.02
 # ControlNet's preprocessors round each side of their canvas to a multiple of it
@@ -109,7 +110,7 @@ def read_keypoints(
     """
     name = PurePath(photo).stem
     try:
-        people = list_people(_parse(Path(path)), name)
+        people = list_people(_parse(to_path(path)), name)
         shown, are_percent = _scale(people, size_px)
         index, notes = _choose(shown, size_px, person_index)
         require_photo_size(shown[index], size_px)
@@ -163,7 +164,7 @@ def _find_far(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> Bool[
     return outside[:, 0] | outside[:, 1]
 
 
-def _parse(path: Path) -> Any:
+def _parse(path: AnyPath) -> Any:
     try:
         data = path.read_bytes()
     except OSError as error:

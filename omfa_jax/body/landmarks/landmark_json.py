@@ -14,7 +14,6 @@ of visibility and presence, or 0 for the face of somebody who looks away. The ma
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from omfa_jax.body.landmarks.person_landmarks import (
 )
 from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError, describe_damage
+from omfa_jax.core.paths import AnyPath
 
 FORMAT, VERSION = "omfa_landmarks", 1
 # a hundredth of a pixel, a tenth of a millimetre
@@ -50,7 +50,7 @@ def make_document(
     }
 
 
-def is_landmark_file(path: Path) -> bool:
+def is_landmark_file(path: AnyPath) -> bool:
     """Return whether a file's format is that of `make_document`; False if it cannot be read."""
     try:
         document = parse_json(path.read_text())
@@ -60,7 +60,7 @@ def is_landmark_file(path: Path) -> bool:
 
 
 def read_person(
-    path: Path, index: int, photo: UInt8[np.ndarray, "h w 3"]
+    path: AnyPath, index: int, photo: UInt8[np.ndarray, "h w 3"]
 ) -> tuple[PersonLandmarks, bool]:
     """Return person number `index` of a file, in pixels of its photo, and whether it has a mask.
 

@@ -35,9 +35,9 @@ from omfa_jax.data.builders.exclusion_list import HasPhoto
 from omfa_jax.data.builders.label_sets import get_label_set
 from omfa_jax.data.builders.paired_items import read_item_keypoints
 from omfa_jax.data.builders.raw_layouts import resolve_dataset
-from omfa_jax.data.records import photo_duplicates
-from omfa_jax.data.records.check_records import CheckReport, find_duplicate_faults
-from omfa_jax.data.records.record_faults import Finding, find_mask_faults, find_record_faults
+from omfa_jax.data.checks import photo_duplicates
+from omfa_jax.data.checks.check_records import CheckReport, find_duplicate_faults
+from omfa_jax.data.checks.record_faults import Finding, find_mask_faults, find_record_faults
 
 # masks that some tools add to VITON-HD: folder -> file name of a key
 MASKS = {"cloth-mask": "{}", "agnostic-mask": "{}_mask"}

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries, parse_json
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.path_checks import require_file
-from omfa_jax.data.records import photo_duplicates
+from omfa_jax.data.checks import photo_duplicates
 from omfa_jax.data.records.record_schema import SPLITS
 
 GROUPS_KEY = "groups"

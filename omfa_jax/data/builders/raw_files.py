@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,8 @@ from jaxtyping import UInt8
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.name_lists import ListLine, read_name_list
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
+from omfa_jax.core.paths import AnyPath, RemotePath
 from omfa_jax.core.srgb import is_converted
 from omfa_jax.core.value_rules import MAX_COUNT, format_value
 from omfa_jax.data.builders.label_sets import Category, LabelSet
@@ -44,6 +44,7 @@ HEADERS = {
 }
 
 T = TypeVar("T")
+Folder = TypeVar("Folder", Path, RemotePath, AnyPath)
 
 
 def read_image_and_bytes(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w 3"]]:
@@ -131,7 +132,7 @@ def find_category_word(word: str) -> Category | None:
 
 
 def read_pairs(
-    path: Path,
+    path: AnyPath,
     warnings: list[str],
     *,
     notes: list[str] | None = None,
@@ -179,7 +180,7 @@ def list_pairs(path: Path, warnings: list[str]) -> list[Pair]:
     return pairs
 
 
-def read_pair_list(path: Path, flag: str) -> list[Pair]:
+def read_pair_list(path: AnyPath, flag: str) -> list[Pair]:
     """Return the pairs of the list of `omfa sample` and `omfa eval`, each once.
 
     A line that occurs twice is used once, with a warning. Raises an OmfaError that names the first
@@ -188,7 +189,7 @@ def read_pair_list(path: Path, flag: str) -> list[Pair]:
     faults: list[str] = []
     notes: list[str] = []
     try:
-        file = require_file(path, "pairs file", flag)
+        file = require_any_file(path, "pairs file", flag)
         found = list(read_pairs(file, faults, notes=notes, max_faults=MAX_COUNT))
     except OSError as error:
         raise OmfaError(f"{path}: cannot be read: {error}; change {flag}") from None
@@ -261,16 +262,16 @@ def _order_fields(fields: Sequence[str], columns: tuple[int | None, ...]) -> Seq
     return ordered if ordered[2] else ordered[:2]
 
 
-def list_files_by_stem(folder: Path) -> dict[str, Path]:
+def list_files_by_stem(folder: Folder) -> dict[str, Folder]:
     """Return {name without suffix: path} of a folder's files; empty if there is no folder."""
     if not folder.is_dir():
         return {}
     # archives made on macOS contain "._name" files that are no images
-    names = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    names = (entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     # sorted: of two files with the same stem every machine takes the last one
     return {Path(name).stem: folder / name for name in sorted(names)}
 
 
-def list_first_nonempty_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
+def list_first_nonempty_folder(folder: Folder, names: tuple[str, ...]) -> dict[str, Folder]:
     """Return `list_files_by_stem` of the first non-empty sub-folder."""
     return next((found for name in names if (found := list_files_by_stem(folder / name))), {})

@@ -1,1 +1,1 @@
-"""Records on disk: schema, shards, staging, groups and checks."""
+"""Records: schema, shards, staging and groups."""

@@ -121,11 +121,11 @@ class RecordSource:
     Reading a damaged record raises an OmfaError. Thread-safe and picklable.
     """
 
-    def __init__(self, kind: Kind, source: Any, place: str) -> None:
+    def __init__(self, kind: Kind, source: Any, place: str, size_bytes: int = 0) -> None:
         self._type = RECORD_TYPES[kind]
         self._fields = [(f.name, f.type) for f in dataclasses.fields(self._type)]
         self._source = source
-        self._place = place
+        self._place, self._size_bytes = place, size_bytes
 
     def __len__(self) -> int:
         return len(self._source)
@@ -152,8 +152,8 @@ class RecordSource:
         return self._source[index]
 
     def compute_digest(self, sampled: int = 64) -> str:
-        """Return a digest of the number of records and of `sampled` of them, evenly spread."""
-        digest = hashlib.sha256(str(len(self)).encode())
+        """Return a digest of the number and size of records and of `sampled`, evenly spread."""
+        digest = hashlib.sha256(f"{len(self)} {self._size_bytes}".encode())
         for index in sorted(
             set(np.linspace(0, max(len(self) - 1, 0), sampled, dtype=int).tolist())
         ):
@@ -241,7 +241,7 @@ def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
     source = ShardReader(
         [(place / name, count) for name, count in zip(names, info.shard_lengths, strict=True)]
     )
-    return RecordSource(manifest["kind"], source, f"{folder}:{split}")
+    return RecordSource(manifest["kind"], source, f"{folder}:{split}", info.num_bytes)
 
 
 def _read_split_info(place: AnyPath, split: str) -> Any:

@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.evals.file_matching import Match
 from omfa_jax.evals.judge.judge_results import add_judge_results
 from omfa_jax.evals.judge.judge_session import run_judge
@@ -16,7 +16,7 @@ NO_GARMENT = "the judge needs each image's garment: give --garments DIR and --pa
 
 
 def judge_matches(
-    matches: Sequence[Match], settings: JudgeSettings, scores: Scores, out: Path
+    matches: Sequence[Match], settings: JudgeSettings, scores: Scores, out: AnyPath
 ) -> Scores:
     """Judge every prediction; write the scores with the judge's block to `out` and return them."""
     judged = run_judge(make_judge_pairs(matches, settings.setting), settings)

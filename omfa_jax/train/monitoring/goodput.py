@@ -72,29 +72,41 @@ class Clock:
         self._steps: list[float] = []
         self._last: float | None = None
         self._apart = 0.0
+        self._waited = 0.0
+        # seconds since the first step in which this host did something other than wait
+        self.own_s = 0.0
         self._typical: list[float] = []
         self._data_mark = 0.0
         self._window_mark = now()
 
     @contextmanager
     def measure(self, kind: str) -> Iterator[None]:
-        """Count the time inside as `kind`: data, compile, save, restore, pictures or evaluation.
+        """Count the time inside as `kind`: data, device, compile, save, pictures, evaluation, ...
 
-        Step times exclude all of these except data, for which the device waits too.
+        Step times exclude all of these except data, for which the device waits too, and device.
         """
         start = self._now()
         yield
         took = self._now() - start
         self._spent[kind] += took
-        if kind != "data":
+        if kind in ("data", "device"):
+            self._waited += took
+        else:
             self._apart += took
+
+    @property
+    def data_s(self) -> float:
+        """Seconds that this process has waited for its data."""
+        return self._spent["data"]
 
     def record_step(self) -> None:
         """Record the time since the previous call as that of one step."""
         now = self._now()
         if self._last is not None:
-            self._steps.append(now - self._last - self._apart)
-        self._last, self._apart = now, 0.0
+            took = now - self._last - self._apart
+            self._steps.append(took)
+            self.own_s += max(0.0, took - self._waited)
+        self._last, self._apart, self._waited = now, 0.0, 0.0
 
     def compute_metrics(self, step: int) -> dict[str, float]:
         """Return the metrics since the last call, and the run's goodput at `step`."""

@@ -7,7 +7,7 @@ from typing import Any
 GROUPS = {
     "loss": ("l1", "kl"),
     "learning": ("learning_rate", "grad_norm", "skipped_steps", "latent_std"),
-    "time": ("step_seconds", "seconds", "data_wait", "goodput"),
+    "time": ("step_seconds", "seconds", "data_wait", "data_seconds", "host_seconds", "goodput"),
     "perf": ("examples_per_second", "tflops_per_second_per_device", "mfu", "hbm_peak_gb"),
     "progress": ("samples", "flops", "frozen_flops", "params"),
 }

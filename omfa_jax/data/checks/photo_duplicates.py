@@ -21,7 +21,7 @@ from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.core.value_rules import IntRange, check_value
-from omfa_jax.data.records.fingerprints import THUMB_SIDE_PX, Fingerprint, FingerprintStore
+from omfa_jax.data.checks.fingerprints import THUMB_SIDE_PX, Fingerprint, FingerprintStore
 from omfa_jax.data.records.record_schema import SPLITS
 
 HASH_SIDE, HASHED_SIDE_PX = 8, 32

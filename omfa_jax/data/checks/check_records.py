@@ -9,14 +9,15 @@ import numpy as np
 from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.records import photo_duplicates, record_schema
-from omfa_jax.data.records.fingerprints import FingerprintStore
-from omfa_jax.data.records.record_faults import (
+from omfa_jax.data.checks import photo_duplicates
+from omfa_jax.data.checks.fingerprints import FingerprintStore
+from omfa_jax.data.checks.record_faults import (
     FAULT_KINDS,
     HARMLESS_KINDS,
     Finding,
     find_record_faults,
 )
+from omfa_jax.data.records import record_schema
 
 EXAMPLES_SHOWN = 5
 
