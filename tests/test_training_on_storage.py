@@ -131,6 +131,8 @@ def test_the_command_trains_stops_and_goes_on(omfa_train, gs, caplog, capsys):
     model = load_initial_model(config_lib.make_weights_source(config), None)
     assert f"starting from step 3 of {gs / 'run'}" in caplog.text
     require_equal(model.unet_params, restore_params(gs / "run")[0])
+    assert omfa_train("gs://no-such-bucket/run", 1) == 2
+    assert "there is no bucket no-such-bucket; give another folder" in capsys.readouterr().err
     assert omfa_train("s3://bucket/run", 1) == 2
     assert "checkpoints cannot be kept on s3://" in capsys.readouterr().err
 
