@@ -1,6 +1,8 @@
 """No flag of any command takes a number that is none, or a path that names nothing."""
 
 import argparse
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,3 +188,15 @@ def test_the_three_modes_of_eval_are_on_the_first_screen(capsys):
         main(["eval", "--help"])
     first = "\n".join(capsys.readouterr().out.splitlines()[:10])
     assert all(mode in first for mode in ("--pred DIR", "--checkpoint DIR", "omfa eval report"))
+
+
+def test_the_table_of_storage_says_what_the_flags_take():
+    text = (Path(__file__).parents[1] / "docs" / "storage.md").read_text()
+    row = r"^\| `(?:omfa )?((?:\w|convert_weights\.py)[\w. -]+)` \|([^|]*)\|([^|]*)\|$"
+    found = re.findall(row, text, re.MULTILINE)
+    assert len(found) > 10
+    for command, remote, local in found:
+        variant = f"{command} x" if "--" in command else command
+        for flags, types in ((remote, ANY_TYPES), (local, LOCAL_TYPES)):
+            for flag in re.findall(r"`(--[\w-]+)`", flags):
+                assert ACTIONS[f"{variant} {flag}"].type in types, (command, flag)

@@ -1,7 +1,6 @@
 """`omfa eval` with folders and scores in object storage."""
 
 import dataclasses
-import json
 
 import pytest
 from eval_folders import pair_of_folders
@@ -9,6 +8,7 @@ from tiny_model import make_tiny_model, save_tiny_model, write_records
 
 from omfa_jax.cli.main import main
 from omfa_jax.core.remote_path import RemotePath
+from omfa_jax.evals.prediction_sampling import claim_folder
 from omfa_jax.evals.scores_file import read_scores
 
 
@@ -61,20 +61,29 @@ def deny(*_):
     raise PermissionError(13, "permission denied")
 
 
-def test_a_checkpoint_and_records_in_a_bucket_have_the_losses_of_local_ones(gs, tmp_path):
+def test_a_checkpoint_is_evaluated_in_a_bucket_as_on_a_disk(gs, tmp_path, capsys):
     save_tiny_model(tmp_path / "model", make_tiny_model())
     write_records(tmp_path, 2)
     for name in ("model", "records"):
         for file in (tmp_path / name).rglob("*"):
             if file.is_file():
                 (gs / file.relative_to(tmp_path).as_posix()).upload(file)
-    found = []
+    shown = []
     for place in (tmp_path, gs):
-        out = tmp_path / f"out{len(found)}"
-        words = [f"--checkpoint={place / 'model'}", f"--data={place / 'records'}", f"--out={out}"]
-        words += ["--loss", "--loss-examples=2", "--loss-timesteps=4"]
+        words = [f"--checkpoint={place / 'model'}", f"--data={place / 'records'}", "--steps=1"]
+        words += ["--task=try_on", "--workers=1", f"--out={place / 'out'}"]
         assert main(["eval", *words]) == 0
-        found.append(json.loads((out / "loss.json").read_text()))
-    local, remote = found
-    assert remote.pop("checkpoint") == f"{gs}/model" and remote.pop("data") == f"{gs}/records"
-    assert remote == {name: value for name, value in local.items() if name in remote}
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and "PSNR" in shown[0]
+    local, remote = tmp_path / "out", gs / "out"
+    for folder in ("gt", "pred", "garments"):
+        made = {path.name: path.read_bytes() for path in (local / folder).iterdir()}
+        assert made == {path.name: path.read_bytes() for path in (remote / folder).iterdir()}
+    assert read_scores(remote / "scores.json").folders.pred == f"{gs}/out/pred"
+    # another seed is another run: refused, or all of the first deleted
+    assert main(["eval", *words, "--seed=1"]) == 2
+    assert f"{gs}/out holds images of another run (seed" in capsys.readouterr().err
+    claim_folder(remote, {"seed": 1}, overwrite=True)
+    left = {path.name for path in remote.iterdir()}
+    # the lock's number and the values of the metrics stay
+    assert left - {".lock", "scores.json.cache"} == {"run.json"}

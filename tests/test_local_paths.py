@@ -90,7 +90,7 @@ def test_home_is_expanded_where_the_shell_does_not(monkeypatch):
         ["sample", "--checkpoint=x", "--task=try_off", "--out=out", "--person=https://h/a.png"],
         ["eval", "--pred=az://b/p", "--gt=gt", "--protocol=omfa", "--out=s.json"],
         ["eval", "--pred=p", "--gt=gt", "--protocol=omfa", "--out=az://b/s.json"],
-        ["eval", "--checkpoint=x", "--data=r", "--task=try_on", "--out=gs://b/o"],
+        ["eval", "--checkpoint=x", "--data=r", "--task=try_on", "--out=az://b/o"],
         ["eval", "report", "gs://b/s.json", "--out=r.html"],
         ["scaling", "fit", "--table=s3://b/table.csv", "--out=fit.json"],
         ["demo", "--workdir=az://b/run"],

@@ -102,9 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latents.add_argument(
         "--model",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
-        help="diffusers folder with the VAE (vae/)",
+        help="diffusers folder with the VAE (vae/), also of gs:// and s3://",
     )
     add_config_flags(latents, "config file, for the slot sizes")
     latents.add_argument(

@@ -1,23 +1,16 @@
 """`omfa eval`: score a folder of images; also dispatches `omfa eval report` and `--checkpoint`."""
 
 import argparse
-import contextlib
 import importlib.util
 import logging
 import os
 import sys
-from pathlib import Path
 
 from omfa_jax.cli.eval_judge import add_judge_arguments, judge_folder, make_folder_judge_settings
 from omfa_jax.cli.flags import BATCH_TYPE, SEED_TYPE, WORKERS_TYPE, parse_any_path, parse_path
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.path_checks import (
-    require_any_dir,
-    require_any_file,
-    require_any_writable_file,
-)
-from omfa_jax.core.paths import is_remote, local_copy, local_copy_of_folder
-from omfa_jax.evals.judge.settings import JudgeSettings
+from omfa_jax.core.path_checks import require_any_writable_file
+from omfa_jax.core.paths import is_remote
 from omfa_jax.evals.protocol_spec import PROTOCOLS
 from omfa_jax.evals.scores_file import SETTINGS, Scores
 
@@ -145,64 +138,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score the folder and print the table."""
+    from omfa_jax.evals.file_matching import NameRules
+    from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
+    from omfa_jax.evals.remote_inputs import INPUTS, copy_inputs
+
     # unusable settings are found now, before a scoring that may take an hour
     _require_device(options.device)
     settings = make_folder_judge_settings(options)
     if is_remote(options.out):
         require_any_writable_file(options.out, "--out")
-    with contextlib.ExitStack() as copies:
-        scores = _score(options, settings, _copy_inputs(options, copies))
+    request = ScoreRequest(
+        pred=options.pred,
+        gt=options.gt,
+        out=options.out,
+        protocol=options.protocol,
+        setting=options.setting,
+        garments=options.garments,
+        pairs=options.pairs,
+        categories=options.categories,
+        names=NameRules(options.pred_name, options.gt_name, options.garment_name),
+        method=options.method,
+        metrics=tuple(options.metrics.split(",")) if options.metrics else (),
+        metric_weights=options.metric_weights,
+        skip_checksum=options.skip_checksum,
+        allow_missing=options.allow_missing,
+        seed=options.seed,
+        device=options.device,
+        workers=options.workers,
+        batch_size=options.batch_size,
+    )
+    with copy_inputs(request) as local:
+        scores = score_folder(local)
+        if settings:
+            copies = {name: getattr(local, name) for name in INPUTS}
+            scores = judge_folder(argparse.Namespace(**vars(options) | copies), settings, scores)
     print(format_scores(scores))
     # stdout has the table alone, for pipes
     print(f"scores: {options.out}", file=sys.stderr)
-
-
-def _copy_inputs(options: argparse.Namespace, copies: contextlib.ExitStack) -> dict[Path, str]:
-    """Replace remote folders and lists in the flags by copies; return {copy: its original}."""
-    originals = {}
-    for flag in ("pred", "gt", "garments", "pairs", "categories"):
-        path = getattr(options, flag)
-        if path is None or not is_remote(path):
-            continue
-        what = require_any_file if flag in ("pairs", "categories") else require_any_dir
-        what(path, flag, f"--{flag}")
-        copy = local_copy if what is require_any_file else local_copy_of_folder
-        local = copies.enter_context(copy(path))
-        setattr(options, flag, local)
-        originals[local] = str(path)
-    return originals
-
-
-def _score(
-    options: argparse.Namespace, settings: JudgeSettings | None, originals: dict[Path, str]
-) -> Scores:
-    from omfa_jax.evals.file_matching import NameRules
-    from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
-
-    scores = score_folder(
-        ScoreRequest(
-            pred=options.pred,
-            gt=options.gt,
-            out=options.out,
-            protocol=options.protocol,
-            setting=options.setting,
-            garments=options.garments,
-            pairs=options.pairs,
-            categories=options.categories,
-            names=NameRules(options.pred_name, options.gt_name, options.garment_name),
-            method=options.method,
-            metrics=tuple(options.metrics.split(",")) if options.metrics else (),
-            metric_weights=options.metric_weights,
-            skip_checksum=options.skip_checksum,
-            allow_missing=options.allow_missing,
-            seed=options.seed,
-            device=options.device,
-            workers=options.workers,
-            batch_size=options.batch_size,
-            originals=originals,
-        )
-    )
-    return judge_folder(options, settings, scores) if settings else scores
 
 
 def format_scores(scores: Scores) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.cli.eval import format_scores
@@ -10,8 +9,8 @@ from omfa_jax.cli.eval_checkpoint_flags import DTYPES, TASK_SETTINGS, add_argume
 from omfa_jax.cli.output_lock import join_and_lock
 from omfa_jax.cli.sampler_flags import make_sampler_settings
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.path_checks import require_writable_dir
-from omfa_jax.core.paths import to_path
+from omfa_jax.core.path_checks import require_any_writable_dir
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.evals.scores_file import Scores
 
@@ -31,7 +30,7 @@ JOINS = True
 def run(options: argparse.Namespace) -> None:
     """Compute the loss, or sample and score, according to the flags."""
     validate_flags(options)
-    out = require_writable_dir(options.out, "--out")
+    out = require_any_writable_dir(options.out, "--out")
 
     from omfa_jax.model_loading import load_model
     from omfa_jax.parallel.xla_flags import reserve_gpu_memory
@@ -126,7 +125,7 @@ def make_request(options: argparse.Namespace) -> Any:
     )
 
 
-def write_scores(model: Any, options: argparse.Namespace, out: Path) -> None:
+def write_scores(model: Any, options: argparse.Namespace, out: AnyPath) -> None:
     """Sample and score the split; print the scores (process 0)."""
     from omfa_jax.evals.split_evaluation import SCORES_FILE, evaluate_split
 
@@ -138,7 +137,7 @@ def write_scores(model: Any, options: argparse.Namespace, out: Path) -> None:
         log.info("scores: %s", out / SCORES_FILE)
 
 
-def write_row_scores(model: Any, options: argparse.Namespace, out: Path) -> None:
+def write_row_scores(model: Any, options: argparse.Namespace, out: AnyPath) -> None:
     """Sample another task of the model and score each generated component; print (process 0)."""
     from omfa_jax.evals.row_evaluation import evaluate_row, find_row
 
@@ -163,7 +162,7 @@ def print_blocks(scores: Scores) -> None:
         print(f"  exact truth, {name}: {figures}")
 
 
-def measure_loss(model: Any, options: argparse.Namespace, out: Path) -> None:
+def measure_loss(model: Any, options: argparse.Namespace, out: AnyPath) -> None:
     """Measure the held-out loss of --data, print it, and write OUT/loss.json (process 0)."""
     import jax
 

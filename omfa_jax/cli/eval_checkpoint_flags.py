@@ -9,7 +9,6 @@ from omfa_jax.cli.flags import (
     int_between,
     parse_any_path_text,
     parse_path,
-    parse_path_text,
 )
 from omfa_jax.cli.sampler_flags import add_checkpoint_flags, add_sampler_flags
 from omfa_jax.evals.heldout_loss import NOISE_LEVELS
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
         help="folder for images and scores.json, shared by all hosts",
     )

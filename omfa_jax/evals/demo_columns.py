@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from omfa_jax.core.images import from_signed, letterbox, read_rgb, to_signed
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.decode_record import Example
 from omfa_jax.evals.exact_truth import ExactTruth
@@ -31,7 +32,7 @@ def stack_inputs(split: EvalSplit) -> dict[str, np.ndarray]:
     return {name: np.stack([row[name] for row in rows]) for name in (*COMPONENTS, "pose")}
 
 
-def read_first_images(folder: Path, split: EvalSplit) -> list[np.ndarray]:
+def read_first_images(folder: AnyPath, split: EvalSplit) -> list[np.ndarray]:
     """Return the first saved images of a folder."""
     return [read_rgb(folder / f"{name}.png") for name in split.names[:NUM_SHOWN]]
 

@@ -3,11 +3,13 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.name_lists import has_image_suffix, read_name_list
-from omfa_jax.core.path_checks import require_dir, require_file
+from omfa_jax.core.path_checks import require_any_dir, require_any_file
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.value_rules import format_value
 from omfa_jax.data.builders.raw_files import find_category_word, read_pair_list
 
@@ -58,13 +60,13 @@ class MatchResult:
         return [match for match in self.matches if match.pred is not None]
 
 
-def list_images(folder: Path, what: str, flag: str) -> dict[str, Path]:
+def list_images(folder: AnyPath, what: str, flag: str) -> dict[str, Any]:
     """Return {name without suffix: path} of a folder's images, sorted by name.
 
     Raises OmfaError if the folder has no images, or two with the same name (a.jpg and a.png).
     """
-    found: dict[str, Path] = {}
-    for path in sorted(require_dir(folder, what, flag).iterdir()):
+    found: dict[str, Any] = {}
+    for path in sorted(require_any_dir(folder, what, flag).iterdir()):
         # hidden files are left by file managers and by interrupted atomic writes
         if (
             path.name.startswith(".")
@@ -85,10 +87,10 @@ def list_images(folder: Path, what: str, flag: str) -> dict[str, Path]:
     return found
 
 
-def read_categories(path: Path) -> dict[str, str]:
+def read_categories(path: AnyPath) -> dict[str, str]:
     """Return {name without suffix: category} of a file with "name category" lines."""
     found: dict[str, str] = {}
-    for line in read_name_list(require_file(path, "categories file", "--categories")):
+    for line in read_name_list(require_any_file(path, "categories file", "--categories")):
         fields = line.fields
         parts = line.text.rsplit(maxsplit=1)
         if len(fields) > 2 and has_image_suffix(parts[0]):
@@ -110,12 +112,12 @@ def read_categories(path: Path) -> dict[str, str]:
 
 
 def match_files(
-    pred: Path,
-    gt: Path,
+    pred: AnyPath,
+    gt: AnyPath,
     *,
-    garments: Path | None = None,
-    pairs: Path | None = None,
-    categories: Path | None = None,
+    garments: AnyPath | None = None,
+    pairs: AnyPath | None = None,
+    categories: AnyPath | None = None,
     names: NameRules | None = None,
     allow_missing: bool = False,
 ) -> MatchResult:
@@ -178,7 +180,7 @@ def match_files(
 
 
 def _require(
-    found: dict[str, Path], name: str, what: str, folder: Path, flag: str, pairs: Path | None
+    found: dict[str, Path], name: str, what: str, folder: AnyPath, flag: str, pairs: AnyPath | None
 ) -> Path:
     if name not in found:
         raise OmfaError(

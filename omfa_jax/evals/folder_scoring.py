@@ -48,14 +48,14 @@ MAX_ASPECT_ERROR = 0.01
 class ScoreRequest:
     """What to score, how, and where the result is written (see `omfa eval --help`)."""
 
-    pred: Path
-    gt: Path
+    pred: AnyPath
+    gt: AnyPath
     out: AnyPath
     protocol: str
     setting: str = "paired"
-    garments: Path | None = None
-    pairs: Path | None = None
-    categories: Path | None = None
+    garments: AnyPath | None = None
+    pairs: AnyPath | None = None
+    categories: AnyPath | None = None
     names: NameRules = field(default_factory=NameRules)
     method: str | None = None
     metrics: tuple[str, ...] = ()  # a subset of the protocol's metrics; () means all
@@ -66,9 +66,9 @@ class ScoreRequest:
     device: str = "cpu"
     workers: int = 2
     batch_size: int = 32
-    originals: Mapping[Path, str] = field(default_factory=dict)
+    originals: Mapping[AnyPath, str] = field(default_factory=dict)
 
-    def get_name(self, path: Path | None) -> Any:
+    def get_name(self, path: AnyPath | None) -> Any:
         """Return a folder's or file's name in the scores: that of the original of a copy."""
         return self.originals.get(path, str(path)) if path else None
 

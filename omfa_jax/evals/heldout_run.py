@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.pipeline.grain_pipeline import make_eval_iterator
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.data.records.record_schema import read_manifest
@@ -106,7 +106,7 @@ def measure_model_loss(
     return compute_loss(put_global(model.unet_params, shardings))
 
 
-def write_loss(path: Path, loss: HeldOutLoss, facts: Mapping[str, Any]) -> None:
+def write_loss(path: AnyPath, loss: HeldOutLoss, facts: Mapping[str, Any]) -> None:
     """Write the loss, its standard error and `facts` (checkpoint, data, seed) as JSON."""
     content = {
         **facts,

@@ -8,7 +8,6 @@ import fnmatch
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import FORMAT_SUFFIXES
 from omfa_jax.core.images import unletterbox, write_image
 from omfa_jax.core.name_lists import read_name_list
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.run_facts import describe_changes
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.decode_record import Example
@@ -49,7 +49,7 @@ class SamplingJob:
     `other_components` are of the same task and examples, written from the same samples.
     """
 
-    folder: Path
+    folder: AnyPath
     task: str
     generated: str
     names: Sequence[str]
@@ -57,7 +57,7 @@ class SamplingJob:
     get_size_px: Callable[[int], tuple[int, int]] | None = None
     other_components: tuple["SamplingJob", ...] = ()
 
-    def get_path(self, place: int) -> Path:
+    def get_path(self, place: int) -> AnyPath:
         """Return the path of an example's image."""
         return self.folder / f"{self.names[place]}.png"
 
@@ -113,7 +113,7 @@ def _write(work: SamplingJob, place: int, image: np.ndarray) -> int:
     return 1
 
 
-def claim_folder(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> None:
+def claim_folder(folder: AnyPath, facts: Mapping[str, Any], *, overwrite: bool) -> None:
     """Claim `folder` for the run that `facts` describe, or resume that run.
 
     For the folder of another run, raise an OmfaError that names what differs, or with `overwrite`
@@ -144,7 +144,7 @@ def claim_folder(folder: Path, facts: Mapping[str, Any], *, overwrite: bool) -> 
         temporary.write_text(json.dumps(dict(facts), indent=1) + "\n")
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: AnyPath) -> None:
     """Delete what the run wrote: its scores, and the images that its pairs.txt names.
 
     Links are not followed. Any other file among the images would be mistaken for one of the new
@@ -177,6 +177,6 @@ def _clear(folder: Path) -> None:
         path.unlink()
 
 
-def _list_matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def _list_matching(folder: AnyPath, patterns: Sequence[str]) -> list[AnyPath]:
     found = [path for path in folder.iterdir() if path.suffix != ".cache"]
     return [p for p in found if any(fnmatch.fnmatchcase(p.name, pattern) for pattern in patterns)]

@@ -3,13 +3,13 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.path_checks import require_writable_dir
+from omfa_jax.core.path_checks import require_any_writable_dir
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.evals.prediction_sampling import SamplingJob, claim_folder
@@ -56,7 +56,7 @@ def find_row(
 
 
 def evaluate_row(
-    model: Model, row: Task, request: SplitRequest, pipeline: PipelineSettings, out: Path
+    model: Model, row: Task, request: SplitRequest, pipeline: PipelineSettings, out: AnyPath
 ) -> Mapping[str, Scores] | None:
     """Sample a row on the split, score each component and write OUT/COMPONENT/scores.json.
 
@@ -88,7 +88,7 @@ def evaluate_row(
 
     def prepare() -> None:
         for name, split in splits.items():
-            folder = require_writable_dir(out / name, "--out")
+            folder = require_any_writable_dir(out / name, "--out")
             claim_folder(folder, facts, overwrite=request.overwrite)
             split.write_ground_truth(folder)
 

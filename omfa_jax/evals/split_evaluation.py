@@ -14,7 +14,7 @@ import jax
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import make_unknown_name_error
-from omfa_jax.core.paths import to_path
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.data.records.record_schema import MANIFEST, list_sizes, read_manifest
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
@@ -22,6 +22,7 @@ from omfa_jax.evals.exact_truth import KINDS, ConditionRegions, ExactTruth
 from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
 from omfa_jax.evals.influence import CONDITIONS
 from omfa_jax.evals.prediction_sampling import SamplingJob, claim_folder, sample_to_folder
+from omfa_jax.evals.remote_inputs import copy_inputs
 from omfa_jax.evals.scores_file import Scores, write_scores
 from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import PREDICTIONS, SplitRun, compute_influence, compute_truth_scores
@@ -66,7 +67,7 @@ class SplitRequest:
 
 
 def evaluate_split(
-    model: Model, request: SplitRequest, pipeline: PipelineSettings, out: Path
+    model: Model, request: SplitRequest, pipeline: PipelineSettings, out: AnyPath
 ) -> Scores | None:
     """Sample one setting of the split, score it and write OUT/scores.json.
 
@@ -141,7 +142,7 @@ def evaluate_split(
     return scores
 
 
-def sample_exact_answers(sampled: SplitRun, truth: ExactTruth, kind: str) -> Path:
+def sample_exact_answers(sampled: SplitRun, truth: ExactTruth, kind: str) -> AnyPath:
     """Sample the images whose exact answer the synthetic world has."""
     if kind == "unpaired":
         # the same people with the other garments
@@ -170,10 +171,10 @@ def make_collective_sampler(
     return sample
 
 
-def score_predictions(request: SplitRequest, out: Path, pred: Path, file: Path) -> Scores:
+def score_predictions(request: SplitRequest, out: AnyPath, pred: AnyPath, file: AnyPath) -> Scores:
     """Return the scores of a folder of predictions under the protocol, written to `file`."""
     with_garments = request.setting != "try_off"
-    return score_folder(
+    with copy_inputs(
         ScoreRequest(
             pred=pred,
             gt=out / "gt",
@@ -189,11 +190,12 @@ def score_predictions(request: SplitRequest, out: Path, pred: Path, file: Path) 
             device=request.device,
             workers=request.workers,
         )
-    )
+    ) as local:
+        return score_folder(local)
 
 
 def compute_metric_values(
-    request: SplitRequest, out: Path, names: Sequence[str], metric: str, folder: Path
+    request: SplitRequest, out: AnyPath, names: Sequence[str], metric: str, folder: AnyPath
 ) -> tuple[list[float], str]:
     """Return (the metric of each image of a folder, in the order of `names`; which is better)."""
     # the predictions are scored already: reusing their file computes nothing twice

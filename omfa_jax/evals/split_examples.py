@@ -4,7 +4,6 @@ import io
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,6 +13,7 @@ from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.image_formats import FORMAT_SUFFIXES
 from omfa_jax.core.images import open_rgb
 from omfa_jax.core.name_lists import format_list_line
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.pipeline.decode_record import Example, convert_to_arrays
 from omfa_jax.data.pipeline.example_reader import open_example_reader
 from omfa_jax.data.pipeline.settings import PipelineSettings, make_eval_settings
@@ -119,7 +119,7 @@ class EvalSplit:
         garment = open_rgb(record.garment, f"garment of {record.key}")
         return garment.height, garment.width
 
-    def write_ground_truth(self, folder: Path) -> None:
+    def write_ground_truth(self, folder: AnyPath) -> None:
         """Write gt/, garments/ and pairs.txt in the form that `omfa eval` reads.
 
         Images are the encoded bytes of the records; existing files are kept. try_off has no
@@ -197,7 +197,7 @@ def to_file_name(key: str) -> str:
     return key.replace("/", "_")
 
 
-def _write_encoded(folder: Path, name: str, encoded: bytes) -> None:
+def _write_encoded(folder: AnyPath, name: str, encoded: bytes) -> None:
     with Image.open(io.BytesIO(encoded)) as image:
         suffix = FORMAT_SUFFIXES.get(image.format or "", ".png")
     path = folder / f"{name}{suffix}"

@@ -5,13 +5,13 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError, format_install_hint
 from omfa_jax.core.images import read_rgb
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.pipeline.decode_record import Example
 from omfa_jax.evals.exact_truth import ConditionRegions, ExactTruth
 from omfa_jax.evals.file_matching import list_images
@@ -54,7 +54,7 @@ class SplitRun:
     """
 
     split: EvalSplit
-    folder: Path
+    folder: AnyPath
     seed: int
     sample: Callable[[SamplingJob], int]
 
@@ -75,7 +75,7 @@ class SplitRun:
         log.info("%s: sampled %d of %d images in this run", work.folder, wrote, len(split))
         return work.folder
 
-    def sample_swapped(self, condition: str) -> Path:
+    def sample_swapped(self, condition: str) -> AnyPath:
         """Sample the split with another example's condition into other_CONDITION."""
         parts = CONDITIONS[self.split.task]
         if condition not in parts:
@@ -91,7 +91,7 @@ class SplitRun:
 
         return self.sample_predictions(f"other_{condition}", given)
 
-    def sample_truth_cases(self, truth: ExactTruth, kind: str) -> Path:
+    def sample_truth_cases(self, truth: ExactTruth, kind: str) -> AnyPath:
         """Sample the examples with an exact answer in the synthetic data into truth_KIND."""
         split = self.split
 
@@ -108,7 +108,7 @@ class SplitRun:
 
     def compute_values(
         self,
-        folder: Path,
+        folder: AnyPath,
         metric: str,
         truths: Callable[[int], np.ndarray],
         regions: Callable[[int], np.ndarray | None] | None = None,
@@ -125,7 +125,7 @@ class SplitRun:
         ]
 
     @functools.cached_property
-    def _truth_files(self) -> Mapping[str, Path]:
+    def _truth_files(self) -> Mapping[str, AnyPath]:
         return list_images(self.folder / "gt", "ground truth", "--out")
 
     def read_ground_truth(self, place: int) -> np.ndarray:
@@ -139,7 +139,7 @@ def compute_influence(
     *,
     metric: str = "psnr",
     regions: ConditionRegions | None = None,
-    per_image: Callable[[Path], tuple[Sequence[float], str]] | None = None,
+    per_image: Callable[[AnyPath], tuple[Sequence[float], str]] | None = None,
 ) -> dict[str, Any]:
     """Return the scores file's influence block: pred/ against other_CONDITION/.
 
@@ -168,7 +168,7 @@ def compute_influence(
 
 
 def compute_truth_scores(
-    run: SplitRun, truth: ExactTruth, folders: Mapping[str, Path]
+    run: SplitRun, truth: ExactTruth, folders: Mapping[str, AnyPath]
 ) -> dict[str, Any]:
     """Return the scores file's truth block: PSNR and SSIM against the exact answers.
 
