@@ -13,6 +13,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.exit_status import RESTART, classify_error
 from omfa_jax.core.paths import RemotePath, to_path
 from omfa_jax.train.checkpoints.checksums import compute_checksums
 from omfa_jax.train.checkpoints.integrity import (
@@ -279,7 +280,10 @@ class Checkpointer:
             free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB"
         except OSError as failed:
             kept = free = f"unknown ({format_error(failed)})"
+        # another process that is lost is no matter of this folder
+        is_passing = classify_error(error).status == RESTART
+        advice = "" if is_passing else "; free some space or change --workdir"
         return OmfaError(
-            f"could not save {what} in {self.folder}, free space: {free}; checkpoints: {kept}; free"
-            f" some space or change --workdir ({format_error(error)})"
+            f"could not save {what} in {self.folder}, free space: {free}; checkpoints: {kept}"
+            f"{advice} ({format_error(error)})"
         )
