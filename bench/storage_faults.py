@@ -31,7 +31,12 @@ from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
 from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 
 STEPS = 8
-SETTINGS = {"MESH": "1,1,1", "SAVE": "2", "PAUSE": "0.02"}
+# with the lock of the workdir, as `omfa train` has it
+LOCK = (
+    "from omfa_jax.core.atomic_files import exclusive_lock;"
+    " lock = exclusive_lock(workdir / '.lock', 'another run'); lock.__enter__()"
+)
+SETTINGS = {"MESH": "1,1,1", "SAVE": "2", "PAUSE": "0.02", "BEFORE": LOCK}
 MAX_STARTS = 6
 # that last: name, fault, and what the store does at the next start
 LASTING = {
@@ -113,23 +118,31 @@ def is_equal(ours: AnyPath, theirs: AnyPath) -> bool:
     return step == other and all(np.array_equal(x, flat[path]) for path, x in trees.flatten(a))
 
 
+def newest(workdir: AnyPath) -> int:
+    """Return the step of the newest complete checkpoint; 0 without one."""
+    return find_newest_complete_step(workdir / "checkpoints", warn=False) or 0
+
+
 def kill(kills: int, url: str, straight: Path) -> bool:
     """Kill a run at random moments; print a line and return whether the end is bit-equal."""
     place, rng = to_path(f"gs://bucket/{uuid.uuid4().hex}"), random.Random(0)
     environment = {**SETTINGS, **make_environment(url)}
     reached, lost = [], 0
     with use_store(url):
-        for _ in range(kills):
+        for index in range(kills):
+            before = reached[-1] if reached else 0
             (process,) = processes.start(place, 100_000, 1, devices=1, **environment)
-            time.sleep(rng.uniform(0.2, 9.0))
+            # every other one after a save, or none would get further on a slow machine
+            while index % 2 == 0 and process.poll() is None and newest(place) == before:
+                time.sleep(0.1)
+            time.sleep(rng.uniform(0.0, 3.0 if index % 2 == 0 else 12.0))
             if process.poll() is not None:
                 print("it had already exited:", processes.finish([process]), file=sys.stderr)
                 return False
             process.kill()
             processes.finish([process])
-            step = find_newest_complete_step(place / "checkpoints", warn=False) or 0
-            lost += bool(reached) and step < reached[-1]
-            reached.append(step)
+            reached.append(newest(place))
+            lost += reached[-1] < before
         steps = reached[-1] + 2
         for workdir in (place, straight):
             if run_to(workdir, steps, url) != [0]:

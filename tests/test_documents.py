@@ -37,7 +37,7 @@ FOREIGN_FILES = {"generate_smpls.py", "metrics.py", "val_metrics.py", "xpk.sh"}
 FOREIGN_FLAGS = {"--nodes", "--ntasks-per-node", "--project", "--region", "--repaint"}
 # of docker, TensorBoard and gcsfuse
 FOREIGN_FLAGS |= {"--build-arg", "--gpus", "--init", "--logdir", "--rm", "--shm-size", "--user"}
-FOREIGN_FLAGS |= {"--rename-dir-limit"}
+FOREIGN_FLAGS |= {"--member", "--rename-dir-limit", "--role"}
 FOREIGN_WORDS = {"beam_runner", "JAX_COMPILATION_CACHE_DIR"}
 # arguments that lead to another parser of a command
 VARIANTS = {"eval": ([], ["--checkpoint", "x"], ["report"])}

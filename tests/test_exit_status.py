@@ -46,6 +46,14 @@ FAULTS = [
     (XLA("DEADLINE_EXCEEDED: Barrier timed out"), 75, False),
     (XLA("INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error"), 75, False),
     (XLA("UNKNOWN: Gloo AllReduce failed: Connection closed by peer"), 75, False),
+    # where the array of a failed collective is read
+    (
+        ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:1"),
+        75,
+        False,
+    ),
+    (ValueError("INTERNAL: NCCL operation ncclAllGather failed: remote error"), 75, False),
+    (ValueError("unknown network 'Gloo'"), 1, False),
     (XLA("INVALID_ARGUMENT: the shapes do not fit"), 1, False),
     (RuntimeError("Unable to initialize backend 'cuda': INTERNAL: no device"), 75, False),
     # as TensorStore and Orbax say it

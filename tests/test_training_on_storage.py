@@ -142,6 +142,8 @@ def test_the_command_trains_stops_and_goes_on(omfa_train, gs, tmp_path, caplog, 
     assert convert_weights.main(["export", f"{tmp_path}/run", "--out", f"{tmp_path}/exported"]) == 0
     for name in (gs / "exported").list_tree():
         assert (gs / "exported" / name).read_bytes() == (tmp_path / "exported" / name).read_bytes()
+    assert omfa_train("gs://no-such-bucket/run", 1) == 2
+    assert "there is no bucket no-such-bucket; give another folder" in capsys.readouterr().err
     assert omfa_train("s3://bucket/run", 1) == 2
     assert "checkpoints cannot be kept on s3://" in capsys.readouterr().err
 

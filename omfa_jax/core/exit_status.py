@@ -5,7 +5,7 @@
     1       an unexpected error, with its traceback         yes, a limited number of times
     2       a restart cannot help: flag, file, disk         no
     75      a restart may help: network, device, host       yes, a limited number of times
-    143     SIGTERM, after saving a checkpoint              yes
+    143     SIGTERM, SIGHUP, SIGUSR1; a checkpoint is saved yes
     128+n   killed by another signal n, or a lost host      yes, a limited number of times
 
 75 is EX_TEMPFAIL of BSD's sysexits.h. `FAULT_KINDS` maps kinds of fault to statuses.
@@ -84,6 +84,7 @@ FAULT_KINDS = (
 # catch-all rows: they match by a base class alone
 CATCH_ALL = FAULT_KINDS[-2:]
 
+_COLLECTIVE = re.compile(r"^[A-Z_]+: .*(\b(Gloo|NCCL)\b|CUDA_ERROR)", re.DOTALL)
 # "[Errno 5]" is Python's, "[OS error 5: EIO ..." TensorStore's, "(os error 5)" safetensors'
 _NUMBER = re.compile(r"\[Errno (\d+)\]|\b(?i:OS) error (\d+)\b")
 # strerror texts of more than two words; shorter ones may occur in messages about something else
@@ -129,6 +130,8 @@ def _classify_one(error: BaseException) -> FaultKind:
     types = {kind.__name__ for kind in type(error).__mro__}
     # jax raises a plain RuntimeError for a backend that does not start
     is_xla = bool(types & XLA_ERRORS) or str(error).startswith("Unable to initialize backend")
+    # and a ValueError where the array that a failed collective should have made is read
+    is_xla |= type(error) in (ValueError, RuntimeError) and bool(_COLLECTIVE.search(str(error)))
     for row in FAULT_KINDS:
         if number and (number in row.errnos or "*" in row.errnos):
             return row

@@ -107,6 +107,9 @@ def _require_writable_storage(folder: RemotePath, flag: str) -> None:
         probe.write_bytes(b"omfa")
         probe.unlink(missing_ok=True)
     except OSError as error:
+        reason = error.strerror or error
+        if isinstance(error, FileNotFoundError):
+            reason = f"there is no bucket {folder.bucket}"
         raise OmfaError(
-            f"cannot write in {folder}: {error.strerror or error}; give another folder to {flag}"
+            f"cannot write in {folder}: {reason}; give another folder to {flag}"
         ) from error

@@ -22,6 +22,7 @@ from jax._src import distributed
 from omfa_jax.core import startup_signals
 from omfa_jax.core.log_lines import format_prefix
 from omfa_jax.parallel import activity, watcher_threads
+from omfa_jax.parallel.shared_workdir import name_process
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ STAY_S = 10.0
 # how long the process that failed stays for the others to leave, for without its connections their
 # collectives fail first, and XLA may abort them with a status of its own; process 0 stays longer
 LINGER_S, LAST_S = 7.0, 0.5
+SHOWN_PROCESSES = 8
 # the key that XLA's preemption service writes when a process has got SIGTERM
 PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"
 # held by the thread that exits the process
@@ -187,12 +189,19 @@ def _wait_for_others(index: int, hung: int | None, *, is_cause: bool) -> None:
     """Tell that this process leaves; process 0 and the one that failed wait until the others do."""
     client = _client()
     client.key_value_set(f"{LEFT}/{index}", "")
-    expected = (distributed.global_state.num_processes or 1) - (hung is not None)
+    count = distributed.global_state.num_processes or 1
     deadline = time.monotonic() + (STAY_S if index == 0 else LINGER_S if is_cause else 0)
+    missing: list[int] = []
     while time.monotonic() < deadline:
-        if len(client.key_value_dir_get(LEFT)) >= expected:
+        left = {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get(LEFT)}
+        missing = [one for one in range(count) if one not in left and one != hung]
+        if not missing:
             break
         time.sleep(ASK_S / 10)
+    if index == 0 and missing:
+        shown = ", ".join(map(name_process, missing[:SHOWN_PROCESSES]))
+        more = f" and {len(missing) - SHOWN_PROCESSES} more" if missing[SHOWN_PROCESSES:] else ""
+        print_line(f"omfa: {shown}{more} left without a word: killed, crashed, or its host is gone")
     if index == 0:
         # XLA aborts whoever still asks the service when it goes
         time.sleep(LAST_S)

@@ -4,6 +4,7 @@ import errno
 import shutil
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.exit_status import RESTART, classify_error
 from omfa_jax.core.paths import AnyPath, RemotePath
 from omfa_jax.train.checkpoints.integrity import (
     find_newest_complete_step,
@@ -27,9 +28,12 @@ def make_save_error(folder: AnyPath, step: int | None, error: Exception) -> Omfa
         if cause is None or isinstance(cause, FileNotFoundError):
             cause = OSError(errno.EREMOTEIO, format_error(error))
     else:
+        # another process that is lost is no matter of this folder
+        is_passing = classify_error(error).status == RESTART
+        advice = "" if is_passing else "; free some space or change --workdir"
         said = (
-            f", free space: {_describe_free_space(folder)}; checkpoints: {kept}; free some space or"
-            f" change --workdir ({format_error(error)})"
+            f", free space: {_describe_free_space(folder)}; checkpoints: {kept}{advice}"
+            f" ({format_error(error)})"
         )
     made = OmfaError(f"could not save {what} in {folder}{said}")
     made.__cause__ = cause or error
