@@ -77,7 +77,7 @@ def test_the_jobsets_run_the_image(name):
         extra == {"gke_gpu": "cuda", "gke_tpu": "tpu"}[name]
         and extra in PROJECT["optional-dependencies"]
     )
-    assert f"docker build -t {image} --build-arg EXTRAS={extra} ." in README
+    assert f"docker build -t {image} --build-arg EXTRAS={extra},gcs ." in README
     # `command` replaces the entry point, so it starts with it
     (entry,) = (json.loads(rest) for rest in find_all("ENTRYPOINT"))
     assert container["command"][: len(entry)] == entry and entry[0] in PROJECT["scripts"]

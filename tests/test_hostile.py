@@ -187,17 +187,26 @@ def test_lists_do_not_lead_out_of_the_data_set(raw, tmp_path):
     assert sum("expected names without a path" in line for line in report.warnings) == 2
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "gone"])
-def test_damaged_records_are_one_line(raw, tmp_path, capsys, damage):
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("empty", "one is cut short"),
+        ("half", "one is cut short"),
+        ("gone", "1 of 1 shards are missing"),
+        ("other", "record 0 cannot be read"),
+    ],
+)
+def test_damaged_records_are_one_line(raw, tmp_path, capsys, damage, words):
     build_records(raw, tmp_path / "records")
     (shard,) = (tmp_path / "records").rglob("*-train.array_record*")
     whole = shard.read_bytes()
     shard.unlink()
+    left = {"half": whole[: len(whole) // 2], "empty": b"", "other": b"x" * len(whole)}
     if damage != "gone":
-        shard.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
+        shard.write_bytes(left[damage])
     out = tmp_path / "sheet.png"
     command = ["data", "show", f"--records={tmp_path / 'records'}", f"--out={out}"]
-    fails(command, "record 0 cannot be read", capsys)
+    fails(command, words, capsys)
     assert not out.exists()
 
 

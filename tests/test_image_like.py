@@ -135,8 +135,8 @@ def test_floats_from_0_to_1_are_warned_of(photo, caplog):
 
 
 def test_urls_are_named():
-    for path in ("gs://bucket/a.png", "https://host/a.png"):
+    for path in ("az://bucket/a.png", "https://host/a.png"):
         with pytest.raises(OmfaError, match=rf"{path[:5]}.*:// is not supported"):
             read_image_like(path, "garment")
-    with pytest.raises(OmfaError, match="gs:// is not supported"):
-        omfa.load_model("gs://bucket/run")
+    with pytest.raises(OmfaError, match="az:// is not supported"):
+        omfa.load_model("az://bucket/run")
