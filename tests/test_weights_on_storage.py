@@ -182,9 +182,9 @@ def test_a_large_download_is_announced_and_errors_name_the_url(gs, caplog, monke
         raise OmfaError(f"{file} is bad")
     with local_copy_of_folder(gs / "d", "*.txt") as folder:
         assert list(folder.iterdir()) == []
-    assert [
-        r.message.startswith(f"downloading {gs}/d/big.bin, 0.0 GB") for r in caplog.records
-    ] == [True]
+    # gcsfs logs, too, when it has to log in again
+    ours = [r.message for r in caplog.records if r.name.startswith("omfa_jax")]
+    assert len(ours) == 1 and ours[0].startswith(f"downloading {gs}/d/big.bin, 0.0 GB")
 
 
 def test_the_page_takes_a_model_from_storage(gs, tmp_path):
