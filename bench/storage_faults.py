@@ -33,8 +33,9 @@ from omfa_jax.train.checkpoints.integrity import find_newest_complete_step
 STEPS = 8
 # with the lock of the workdir, as `omfa train` has it
 LOCK = (
-    "from omfa_jax.core.atomic_files import exclusive_lock;"
-    " lock = exclusive_lock(workdir / '.lock', 'another run'); lock.__enter__()"
+    "import atexit; from omfa_jax.core.atomic_files import exclusive_lock;"
+    " lock = exclusive_lock(workdir / '.lock', 'another run'); lock.__enter__();"
+    " atexit.register(lock.__exit__, None, None, None)"
 )
 SETTINGS = {"MESH": "1,1,1", "SAVE": "2", "PAUSE": "0.02", "BEFORE": LOCK}
 MAX_STARTS = 6
@@ -126,6 +127,7 @@ def newest(workdir: AnyPath) -> int:
 def kill(kills: int, url: str, straight: Path) -> bool:
     """Kill a run at random moments; print a line and return whether the end is bit-equal."""
     place, rng = to_path(f"gs://bucket/{uuid.uuid4().hex}"), random.Random(0)
+    straight.mkdir()
     environment = {**SETTINGS, **make_environment(url)}
     reached, lost = [], 0
     with use_store(url):
@@ -145,7 +147,9 @@ def kill(kills: int, url: str, straight: Path) -> bool:
             lost += reached[-1] < before
         steps = reached[-1] + 2
         for workdir in (place, straight):
-            if run_to(workdir, steps, url) != [0]:
+            said: list[str] = []
+            if (ended := run_to(workdir, steps, url, said)) != [0]:
+                print(f"{workdir} ended with {ended} on the way to step {steps}:", *said, sep="\n    ")
                 return False
         equal = is_equal(place, straight)
         rows = {row["step"] for _, row in read_json_lines(place / "metrics.jsonl")}

@@ -24,6 +24,9 @@ from typing import Any
 from omfa_jax.core.errors import require_modules
 from omfa_jax.core.storage_errors import TranslatingFile, translate_errors
 
+# gcsfs, which reads this once, asks by a second client for hierarchical namespaces at every listing
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
 # scheme -> (the module that fsspec needs for it, the extra that installs it)
 SCHEMES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 # longer contents are sent in parts; they appear whole, too
@@ -279,8 +282,6 @@ def _open_file_system(scheme: str, process: int) -> Any:
     require_client(scheme)
     from fsspec import config, filesystem
 
-    # looks for hierarchical namespaces with a second client, and says so on every start
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     # those that other packages open (etils, for Orbax and JAX) must not list from memory either
     for name in ("gs", "gcs", "s3"):
         config.conf.setdefault(name, {}).update(_FRESH)
