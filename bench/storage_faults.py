@@ -38,7 +38,7 @@ LOCK = (
     " atexit.register(lock.__exit__, None, None, None)"
 )
 SETTINGS = {"MESH": "1,1,1", "SAVE": "2", "PAUSE": "0.02", "BEFORE": LOCK}
-MAX_STARTS = 6
+MAX_STARTS = {"401": 20}
 # that last: name, fault, and what the store does at the next start
 LASTING = {
     "429 for the first 60 requests": Fault("429", share=1, most=60, after=40),
@@ -78,7 +78,7 @@ def inject(name: str, fault: Fault, url: str, straight: Path) -> bool:
     with start_proxy(url, fault) as proxy:
         # what no restart mends is mended by somebody, here for credentials alone
         final = (0,) if fault.kind == "401" else (0, NO_RESTART)
-        while not set(final) & set(statuses) and len(statuses) < MAX_STARTS:
+        while not set(final) & set(statuses) and len(statuses) < MAX_STARTS.get(fault.kind, 6):
             if statuses and fault.share == 1:
                 proxy.fault = None
             statuses += run_to(place, STEPS, proxy.url, said)
@@ -89,7 +89,7 @@ def inject(name: str, fault: Fault, url: str, straight: Path) -> bool:
     whole = rows == set(range(1, STEPS + 1))
     print(
         f"| {name} | {fault.injected} of {count} | {', '.join(map(str, statuses))} |"
-        f" {'bit-equal' if equal else 'DIFFERENT'} | {'all' if whole else sorted(rows)} |"
+        f" {'bit-equal' if equal else 'NOT bit-equal'} | {'all' if whole else sorted(rows)} |"
         f" {time.monotonic() - begun:.0f} s |",
         *(f"\n    {line}" for line in said),
         flush=True,
@@ -149,7 +149,7 @@ def kill(kills: int, url: str, straight: Path) -> bool:
         for workdir in (place, straight):
             said: list[str] = []
             if (ended := run_to(workdir, steps, url, said)) != [0]:
-                print(f"{workdir} ended with {ended} on the way to step {steps}:", *said, sep="\n    ")
+                print(f"{workdir} ended with {ended} before step {steps}:", *said, sep="\n    ")
                 return False
         equal = is_equal(place, straight)
         rows = {row["step"] for _, row in read_json_lines(place / "metrics.jsonl")}

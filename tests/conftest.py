@@ -14,11 +14,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 # compiling is most of the suite's time, running what was compiled almost none
-FAST_FLAGS = ["--xla_backend_optimization_level=0"]
-# XLA ends the process on a flag that it does not know
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:3])) < (0, 11, 1):
-    FAST_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(FAST_FLAGS))
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    # XLA ends the process on a flag that it does not know
+    + " --xla_cpu_use_fusion_emitters=false"
+    * (tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:3])) < (0, 11, 1)),
+)
 
 import jax
 import pytest

@@ -19,7 +19,8 @@ from omfa_jax.parallel.global_arrays import make_global_batch, put_global
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh, make_replicated_sharding
 from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
 from omfa_jax.parallel.topology import parse_topology
-from omfa_jax.planning.plan import TrainingJob, make_plan
+from omfa_jax.planning.job import TrainingJob
+from omfa_jax.planning.plan import make_plan
 from omfa_jax.train.checkpoints.checkpoint_weights import (
     load_checkpoint_model,
     load_export_arguments,

@@ -9,12 +9,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from omfa_jax.cli.config_flag import add_config_flags
-from omfa_jax.cli.flags import EFFICIENCY_TYPE, parse_path
+from omfa_jax.cli.flags import BATCH_TYPE, EFFICIENCY_TYPE, float_between, parse_path
 from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
-    from omfa_jax.planning.aot import CompiledStats
-    from omfa_jax.planning.plan import Plan, TrainingJob
+    from omfa_jax.planning.frozen_vae import SamplingMemory
+    from omfa_jax.planning.job import TrainingJob
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="NAME",
         help="accelerators: GPUs as chip-count (h100-8, gb200-72), TPUs by Google's accelerator"
-        " type (v5litepod-256; v4-32 is 16 chips), xN for N slices (v6e-256x2)",
+        " type (v5litepod-256; v4-32 is 16 chips), xN for N slices (v6e-256x2); or a .json file"
+        " that describes a machine (docs/plans.md)",
     )
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--fast", action="store_true", help="use shapes and formulas only (default)")
@@ -42,6 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         metavar="X",
         help="assumed fraction of peak FLOP/s, 0 to 1",
+    )
+    parser.add_argument(
+        "--sample-batch-size",
+        type=BATCH_TYPE,
+        default=1,
+        metavar="N",
+        help="pictures per device for the memory of `omfa sample`",
+    )
+    parser.add_argument(
+        "--storage-rate",
+        type=float_between(0, 1e6, above=True),
+        default=1.0,
+        metavar="GB/S",
+        help="assumed rate at which a host reads and writes checkpoints, weights and records",
     )
     parser.add_argument(
         "--json", type=parse_path, metavar="FILE", help="also write the figures to FILE"
@@ -70,6 +85,12 @@ def run(options: argparse.Namespace) -> None:
     )
     from omfa_jax.planning import aot
     from omfa_jax.planning.plan import find_fitting_overrides, find_lighter_remat, make_plan
+    from omfa_jax.planning.report import (
+        format_compiled,
+        format_plan,
+        format_sampling,
+        plan_to_dict,
+    )
 
     topology = parse_topology(options.topology)
     if options.compile:
@@ -79,10 +100,14 @@ def run(options: argparse.Namespace) -> None:
     if topology.platform != "tpu" and format_memory_note(os.environ):
         log.warning("%s", format_memory_note(os.environ))
     job = load_job(options)
-    made = make_plan(job, topology, efficiency=options.efficiency, usable=usable)
+    rate = options.storage_rate * 1e9
+    made = make_plan(job, topology, efficiency=options.efficiency, usable=usable, rate=rate)
     for note in made.notes:
         log.warning("%s", note)
     print(format_plan(job, made, options.efficiency))
+    sampling = measure_sampling(job, topology.platform, options.sample_batch_size)
+    if sampling:
+        print(format_sampling(sampling, made))
     faster = None
     # remat trades time for memory, so a run that fits may be able to do with less of it
     if made.fits:
@@ -100,6 +125,8 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         figures = {
             "plan": plan_to_dict(made),
+            "sampling": sampling
+            and dataclasses.asdict(sampling) | {"peak_bytes": sampling.peak_bytes},
             "compiled": compiled and dataclasses.asdict(compiled),
         }
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -126,75 +153,57 @@ def make_job(config: Any) -> "TrainingJob":
     """Return the run that a config describes; reads neither weights nor data."""
     from omfa_jax.cli import config_lib
     from omfa_jax.models import get_vae_config
-    from omfa_jax.planning.plan import TrainingJob
+    from omfa_jax.planning.job import TrainingJob
     from omfa_jax.train.network import make_unet_config
 
-    diffusion = config_lib.make_diffusion_settings(config, get_vae_config(config.model.vae))
+    vae = get_vae_config(config.model.vae)
+    diffusion = config_lib.make_diffusion_settings(config, vae)
+    trains_vae = config.objective == "autoencoder"
     return TrainingJob(
         diffusion,
         make_unet_config(config.model.unet, diffusion),
         config_lib.make_train_settings(config),
         config_lib.make_mesh_settings(config),
+        vae=vae,
+        encodes=not trains_vae and reads_pictures(config),
+        crop_px=config.autoencoder.crop_px if trains_vae else 0,
+        decoder_only=bool(config.autoencoder.decoder_of),
     )
 
 
-def format_plan(job: "TrainingJob", made: "Plan", efficiency: float) -> str:
-    """Return the plan as text."""
-    gib = 2**30
-    height, width, _ = job.diffusion.canvas.shape
-    sizes = [f"{axis} {size}" for axis, size in made.mesh.items() if size > 1]
-    mesh = " x ".join(sizes) or "1 device"
-    cut = "".join(f"; {axis} shards {share:.1%} of weights" for axis, share in made.cut.items())
-    lines = [
-        f"{made.topology.name}: {made.topology.describe()}",
-        f"{made.params:,} parameters, canvas {height}x{width}, batch {job.train.batch_size} in"
-        f" {job.train.grad_accum_steps} microbatch(es), {job.train.compute_dtype}, remat"
-        f" {job.train.remat}, attention {made.attention}",
-        f"mesh {mesh}{cut}",
-        "from stored latents: encoding in the step would add the VAE",
-        "",
-        "memory per device, GiB",
-        *(f"  {name:40}{size / gib:10.2f}" for name, size in made.memory.items() if size),
-        f"  {'peak':40}{made.peak_bytes / gib:10.2f}  of"
-        f" {made.usable_bytes / gib:.1f} ({made.usable:.0%} of the device's):"
-        f" {'fits' if made.fits else 'DOES NOT FIT'}",
-        "",
-        "received per device and step, GB",
-        *(f"  {name:40}{size / 1e9:10.2f}" for name, size in made.traffic.items()),
-        "",
-        f"FLOPs per step                            {made.model_flops:10.3e},"
-        f" {made.executed_flops:.3e} with remat",
-        f"compute time, assuming {efficiency:4.0%} of peak       {made.compute_seconds:10.3f} s",
-        f"communication time                        {made.traffic_seconds:10.3f} s",
-        f"step time, full / no overlap              {made.step_seconds:10.3f} s /"
-        f" {made.bare_step_seconds:.3f} s",
-        f"MFU, full overlap                         {made.mfu:10.1%}",
-        f"{job.train.steps:,} steps                            "
-        f"{job.train.steps * made.step_seconds / 3600:10.1f} h",
-    ]
-    return "\n".join(lines)
+def reads_pictures(config: Any) -> bool:
+    """Return whether a run of this config encodes pictures in its step.
+
+    A config without data counts as one on latents, and so does a mixture that is not on this
+    machine: a line says so.
+    """
+    from omfa_jax.cli import config_lib
+
+    if config.data.mixture:
+        try:
+            return not config_lib.uses_latents(config)
+        except (OmfaError, OSError) as error:
+            log.warning("planned for stored latents, for the mixture cannot be read: %s", error)
+            return False
+    return bool(config.data.records) and not config.data.latents
 
 
-def format_compiled(made: "Plan", compiled: "CompiledStats") -> str:
-    """Return the compiler's figures next to the plan's, as text."""
-    gib = 2**30
-    lines = [
-        "",
-        f"compiled in {compiled.seconds:.0f} s; memory per device, GiB",
-        f"  {'state and batch':40}{compiled.argument_bytes / gib:10.2f}",
-        f"  {'temporaries':40}{compiled.temporary_bytes / gib:10.2f}",
-        f"  {'peak':40}{compiled.peak_bytes / gib:10.2f}  (by formula {made.peak_bytes / gib:.2f})",
-        "received per device and step, GB (number of collectives)",
-        *(
-            f"  {kind:40}{moved.received_bytes / 1e9:10.2f}  ({moved.runs})"
-            for kind, moved in compiled.traffic.items()
-        ),
-    ]
-    return "\n".join(lines)
+def measure_sampling(job: "TrainingJob", platform: str, pictures: int) -> "SamplingMemory | None":
+    """Return the memory of `omfa sample` with the trained model; None if no UNet is trained."""
+    from omfa_jax.parallel.attention_kernels import select_attention_kernel
+    from omfa_jax.planning.frozen_vae import compute_sampling_memory
 
-
-def plan_to_dict(made: "Plan") -> dict[str, Any]:
-    """Return a plan for JSON, derived figures included."""
-    # properties, which asdict leaves out
-    names = ("peak_bytes", "fits", "step_seconds", "bare_step_seconds", "mfu")
-    return dataclasses.asdict(made) | {name: getattr(made, name) for name in names}
+    if job.crop_px or job.vae is None:
+        return None
+    # as `--dtype auto` chooses on accelerators
+    dtype = "bfloat16"
+    kernel = select_attention_kernel("auto", platform, dtype)
+    return compute_sampling_memory(
+        job.diffusion,
+        job.unet,
+        job.vae,
+        pictures,
+        guidance=True,
+        dtype=dtype,
+        fused_attention=kernel != "xla",
+    )

@@ -22,8 +22,9 @@ def convolve(
 
     A 1x1 kernel is a matrix product of an `x` that is stored first: XLA's Triton products find no
     tiles for one that is put together meanwhile, such as an up block's skip connection (INTERNAL:
-    "Couldn't find output tile sizes", jaxlib 0.10.2). At stride 1 the gradient of a larger kernel is computed as a
-    matrix product too on CPUs, where XLA's convolution of images by images takes twice as long.
+    "Couldn't find output tile sizes", jaxlib 0.10.2). At stride 1 the gradient of a larger kernel
+    is computed as a matrix product too on CPUs, where XLA's convolution of images by images takes
+    twice as long.
     """
     if tuple(strides) != UNIT_STRIDES:
         return lax.conv_general_dilated(x, kernel, strides, padding, **settings)

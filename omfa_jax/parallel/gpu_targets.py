@@ -100,6 +100,12 @@ _ADA = GpuTarget(
 )
 GPU_TARGETS: dict[str, GpuTarget] = {
     "a100": _AMPERE,
+    "a100_40gb": replace(
+        _AMPERE,
+        name="NVIDIA A100-SXM4-40GB",
+        memory_bytes=40960 * 2**20,
+        memory_bandwidth=int(1.555e12),
+    ),
     # the A100 with a slower NVLink, which is no part of a target
     "a800": replace(_AMPERE, name="NVIDIA A800-SXM4-80GB"),
     "h100": _HOPPER,

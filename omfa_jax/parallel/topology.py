@@ -3,15 +3,18 @@
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.parallel.hardware import CHIPS, Chip
+from omfa_jax.parallel.machine_file import read_machine
 
 GPUS_PER_NODE = 8
+TPU_CHIPS_PER_HOST = 4
 NAME = re.compile(r"(\w+)-(\d+)(?:x(\d+))?")
 
 # the slices that Google rents, as chips along each axis of the torus
-FLAT = [(2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+FLAT = [(1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
 CUBIC = [
     (2, 2, 1),
     (2, 2, 2),
@@ -61,7 +64,8 @@ class Topology:
     """Accelerators of one kind, to plan for or to compile for.
 
     `name`: as gcloud spells it, `xN` for N slices. `devices`: how many JAX counts in all; `group`:
-    in one NVLink domain, node or slice. `torus`: a slice's shape in chips, () for GPUs.
+    in one NVLink domain, node or slice. `torus`: a slice's shape in chips, () for GPUs. `own_chip`
+    is a chip that is not in the hardware table.
     """
 
     name: str
@@ -69,11 +73,20 @@ class Topology:
     devices: int
     group: int
     torus: tuple[int, ...]
+    own_chip: Chip | None = None
 
     @property
     def chip(self) -> Chip:
-        """The row of the hardware table."""
-        return CHIPS[self.chip_name]
+        """The row of the hardware table, or the chip of one's own."""
+        return self.own_chip or CHIPS[self.chip_name]
+
+    @property
+    def hosts(self) -> int:
+        """Number of machines, each of which runs one process."""
+        if self.torus:
+            # hosts of four chips; up to eight can be rented as one, but need not be
+            return max(1, self.chips // TPU_CHIPS_PER_HOST)
+        return max(1, self.devices // min(self.group, self.chip.gpus_per_host))
 
     @property
     def chips(self) -> int:
@@ -106,7 +119,7 @@ class Topology:
             return f"{self.devices} {gpus} in {groups} {kind}{'s' * (groups > 1)} of {self.group}"
         chips = self.chips // self.slices
         shape = "x".join(map(str, self.torus))
-        found = f"{chips} chips ({shape})"
+        found = f"{chips} chip{'s' * (chips > 1)} ({shape})"
         cores = next(tpu.cores for tpu in TPU_TYPES.values() if tpu.chip_name == self.chip_name)
         if cores > 1:
             found += f", {cores * chips} TensorCores"
@@ -122,8 +135,13 @@ def parse_topology(name: str) -> Topology:
 
     TPUs go by Google's accelerator types, `xN` for N slices: on v4, v5p and tpu7x the number counts
     TensorCores, two per chip (v4-32 is 16 chips); on v5litepod and v6e it counts chips. GPUs are
-    `chip-count`.
+    `chip-count`. A name that ends in .json is a file that describes a machine of one's own.
     """
+    if name.endswith(".json"):
+        found, chip = read_machine(Path(name))
+        return Topology(
+            found["name"], "", found["devices"], found["devices_per_node"], (), own_chip=chip
+        )
     match = NAME.fullmatch(name)
     prefix = ALIASES.get(match[1], match[1]) if match else ""
     gpus = CHIPS.keys() - {tpu.chip_name for tpu in TPU_TYPES.values()}

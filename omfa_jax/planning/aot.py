@@ -13,7 +13,7 @@ from omfa_jax.parallel.gpu_targets import GPU_TARGETS
 from omfa_jax.parallel.mesh import make_mesh
 from omfa_jax.parallel.topology import Topology
 from omfa_jax.planning.hlo_collectives import CollectiveTraffic, parse_collectives
-from omfa_jax.planning.plan import TrainingJob
+from omfa_jax.planning.job import TrainingJob
 from omfa_jax.train.aot_step import make_aot_step
 from omfa_jax.train.network import divide_network
 
@@ -51,6 +51,9 @@ def describe_devices(topology: Topology) -> list[Any]:
             options["chip_config_name"] = "megacore"
         if topology.slices > 1:
             options["num_slices"] = topology.slices
+        # libtpu supposes four chips a host
+        if topology.chips == 1:
+            options["chips_per_host_bounds"] = (1, 1, 1)
     elif chip in GPU_TARGETS:
         options = {
             "topology": f"1x{topology.devices // topology.group}x{topology.group}",
@@ -70,25 +73,42 @@ def describe_devices(topology: Topology) -> list[Any]:
     return list(described.devices)
 
 
+def describe_compiler_error(error: Exception) -> OmfaError:
+    """Return one line on a compiler's failure: what it says first, and the layer it names."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" in text:
+        match = re.search(r"Ran out of memory[^\n]*", text)
+        return OmfaError(f"does not fit: {match[0] if match else text.splitlines()[0]}")
+    layer = re.search(r'op_name="([^"]*)"', text)
+    first = (text.splitlines() or [type(error).__name__])[0][:200]
+    return OmfaError(
+        f"XLA's compiler failed: {first}{f' (layer {layer[1]})' if layer else ''}; the plan by"
+        " formula above stands. Try another config.train.remat or batch size, an XLA_FLAGS that"
+        " avoids the operation, or another version of jax"
+    )
+
+
 def compile_step(job: TrainingJob, devices: list[Any]) -> CompiledStats:
     """Compile `job`'s training step for described (or real) devices without running it.
 
-    A step that does not fit a TPU's memory is an OmfaError with the compiler's message.
+    OmfaError for a step that does not fit a TPU's memory, and for whatever else the compiler says.
     """
+    if job.crop_px:
+        raise OmfaError(
+            "--compile compiles the UNet's step, and config.objective=autoencoder trains the VAE:"
+            " drop --compile for the plan by formula"
+        )
     start = time.perf_counter()
     before = jax.config.jax_exec_time_optimization_effort  # type: ignore[attr-defined]
     jax.config.update("jax_exec_time_optimization_effort", EFFORT)
     try:
         divided = divide_network(job.diffusion, job.unet, job.mesh, len(devices))
         mesh = make_mesh(divided.settings, devices)
-        compiled = make_aot_step(job.diffusion, job.unet, job.train, mesh).lower().compile()
+        vae = job.vae if job.encodes else None
+        ahead = make_aot_step(job.diffusion, job.unet, job.train, mesh, vae=vae)
+        compiled = ahead.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        match = re.search(r"Ran out of memory[^\n]*", str(error))
-        raise OmfaError(
-            f"does not fit: {match[0] if match else str(error).splitlines()[0]}"
-        ) from error
+        raise describe_compiler_error(error) from error
     finally:
         jax.config.update("jax_exec_time_optimization_effort", before)
     memory: Any = compiled.memory_analysis()

@@ -79,12 +79,17 @@ def _count_residual_bytes(
         Shape((rows, config.pooled_dim), jnp.float32),
         Shape((rows, 6), jnp.float32),
     )
-    # vjp's residuals carry no names: weights among them are recognised by shape
+    return sum_residual_bytes(kept, params, compute.dtype)
+
+
+def sum_residual_bytes(kept: Any, params: Mapping[str, Any], dtype: Any) -> int:
+    """Return the bytes of a vjp's residuals in the compute dtype that are not weights."""
+    # residuals carry no names: weights among them are recognised by shape
     weights = collect_weight_shapes(params)
     return sum(
         get_nbytes(leaf)
         for leaf in jax.tree.leaves(kept)
-        if leaf.shape not in weights and leaf.dtype == compute.dtype
+        if leaf.shape not in weights and leaf.dtype == dtype
     )
 
 

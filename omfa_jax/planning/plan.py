@@ -3,14 +3,12 @@
 import contextlib
 import dataclasses
 import math
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import UNetConfig, init_unet
+from omfa_jax.models import init_unet
 from omfa_jax.models.compute import REMAT_POLICIES
 from omfa_jax.parallel.attention_kernels import select_attention_kernel
 from omfa_jax.parallel.hardware import USABLE_FRACTION
@@ -20,93 +18,32 @@ from omfa_jax.parallel.sharding_rules import UNET_RULES
 from omfa_jax.parallel.topology import Topology
 from omfa_jax.planning.flop_counter import FlopCounter
 from omfa_jax.planning.flops import count_unet_flops
+from omfa_jax.planning.frozen_vae import compute_encoding_bytes, count_encoding_flops
+from omfa_jax.planning.job import Plan, TrainingJob
 from omfa_jax.planning.memory import (
     compute_activation_bytes,
     compute_recompute_bytes,
     find_largest_layer,
+)
+from omfa_jax.planning.storage_traffic import (
+    DEFAULT_RATE,
+    compute_batch_bytes,
+    compute_storage_traffic,
+    compute_vae_bytes,
 )
 from omfa_jax.planning.traffic import (
     compute_local_bytes,
     compute_tensor_traffic,
     compute_weight_traffic,
 )
+from omfa_jax.planning.vae_plan import make_vae_plan
 from omfa_jax.train.network import divide_network
 from omfa_jax.train.optimizer import make_optimizer
-from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import get_state_shardings, make_abstract_state
 from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
 # fraction of a chip's peak that computing reaches; an assumption until a step has been timed on it
 DEFAULT_EFFICIENCY = 0.5
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """What is planned: a training run's model, canvas, settings and mesh."""
-
-    diffusion: DiffusionSettings
-    unet: UNetConfig
-    train: TrainSettings
-    mesh: MeshSettings
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Memory and traffic of one device, FLOPs of all devices, and seconds, for one training step.
-
-    `usable` is the fraction of a device's memory that programs get. `mesh` maps axes to sizes,
-    `cut` maps fsdp and tensor to the fraction of the weights' bytes that they shard; `notes` are
-    warnings about the mesh. `memory` and `traffic` map a kind to bytes; traffic between nodes or
-    slices ends in ", far". `executed_flops` includes what remat computes again, `model_flops` does
-    not. `step_seconds` assumes that traffic overlaps with computing, `bare_step_seconds` that none
-    does.
-    """
-
-    topology: Topology
-    usable: float
-    mesh: dict[str, int]
-    cut: dict[str, float]
-    notes: tuple[str, ...]
-    remat: str
-    attention: str
-    params: int
-    memory: dict[str, int]
-    model_flops: float
-    executed_flops: float
-    traffic: dict[str, int]
-    compute_seconds: float
-    traffic_seconds: float
-
-    @property
-    def peak_bytes(self) -> int:
-        """Bytes that a device holds at its peak."""
-        return sum(self.memory.values())
-
-    @property
-    def fits(self) -> bool:
-        """True if the peak is within the memory that programs get."""
-        return self.peak_bytes <= self.usable_bytes
-
-    @property
-    def usable_bytes(self) -> float:
-        """Bytes of a device's memory that programs get."""
-        return self.usable * self.topology.chip.memory_bytes
-
-    @property
-    def step_seconds(self) -> float:
-        """Seconds of a step with traffic fully overlapped."""
-        return max(self.compute_seconds, self.traffic_seconds)
-
-    @property
-    def bare_step_seconds(self) -> float:
-        """Seconds of a step with no overlap."""
-        return self.compute_seconds + self.traffic_seconds
-
-    @property
-    def mfu(self) -> float:
-        """Model FLOPs of a step over the devices' peak in `step_seconds`."""
-        peak = self.topology.devices * self.topology.chip.bf16_flops
-        return self.model_flops / (self.step_seconds * peak)
 
 
 def make_plan(
@@ -115,12 +52,15 @@ def make_plan(
     *,
     efficiency: float = DEFAULT_EFFICIENCY,
     usable: float = USABLE_FRACTION,
+    rate: float = DEFAULT_RATE,
 ) -> Plan:
     """Return the plan of `job`; a mesh or batch size that does not divide is an OmfaError.
 
     `efficiency` is the fraction of a chip's peak that computing reaches, `usable` the fraction of
-    its memory that programs get, both 0..1.
+    its memory that programs get, both 0..1; `rate` is what a host reads and writes, in bytes/s.
     """
+    if job.crop_px:
+        return make_vae_plan(job, topology, efficiency=efficiency, usable=usable, rate=rate)
     train, config = job.train, job.unet
     if job.diffusion.reference:
         # the formulas of memory and traffic know one canvas and one UNet
@@ -171,10 +111,19 @@ def make_plan(
         else 0,
     }
 
+    frozen, weights_bytes = 0.0, 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+    if job.encodes and job.vae:
+        encoding = compute_encoding_bytes(job.diffusion, job.vae, rows, train.compute_dtype)
+        memory["frozen VAE"] = compute_vae_bytes(job.vae)
+        # done before the UNet's forward pass, whose activations take the same memory later
+        memory["encoding, beyond the activations"] = max(0, encoding - max(kept, gradients))
+        frozen = float(count_encoding_flops(job.diffusion, job.vae) * train.batch_size)
+        weights_bytes += memory["frozen VAE"]
     height, width, _ = job.diffusion.canvas.shape
     count = count_unet_flops(config, height, width, text_tokens=TEXT_TOKENS)
     model_flops = float(count.total.step * train.batch_size)
-    executed = model_flops + compute_recomputed_flops(count, train.remat) * train.batch_size
+    recomputed = float(compute_recomputed_flops(count, train.remat) * train.batch_size)
+    executed = model_flops + recomputed + frozen
     traffic = compute_weight_traffic(
         state.params, shardings.params, shape, topology, train, itemsize
     )
@@ -193,8 +142,18 @@ def make_plan(
         params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
         memory=memory,
         model_flops=model_flops,
+        frozen_flops=frozen,
         executed_flops=executed,
         traffic=traffic,
+        storage=compute_storage_traffic(
+            {"params": state.params, "opt_state": state.opt_state, "ema": state.ema},
+            sum(local.values()),
+            topology,
+            parts=shape["fsdp"] * shape["tensor"],
+            weights_bytes=weights_bytes,
+            batch_bytes=compute_batch_bytes(job.diffusion, train.batch_size, pictures=job.encodes),
+            rate=rate,
+        ),
         compute_seconds=executed / (topology.devices * chip.bf16_flops * efficiency),
         # no overlap between collectives of different kinds either: an upper bound
         traffic_seconds=sum(

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import UNetConfig
+from omfa_jax.models import UNetConfig, VAEConfig, encode, get_vae_shapes
 from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.parallel.global_arrays import ROW
 from omfa_jax.parallel.mesh import check_batch_size, make_replicated_sharding
@@ -26,7 +26,7 @@ from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
 @dataclass(frozen=True)
 class AotStep:
-    """The step of `omfa train` on stored latents, and the shapes of its arguments."""
+    """The step of `omfa train`, and the shapes of its arguments."""
 
     step: Step
     state: TrainState
@@ -48,8 +48,12 @@ def make_aot_step(
     mesh: Mesh,
     *,
     text_tokens: int = TEXT_TOKENS,
+    vae: VAEConfig | None = None,
 ) -> AotStep:
-    """Return the step that `omfa train` would run on `mesh`, which may hold device descriptions."""
+    """Return the step that `omfa train` would run on `mesh`, which may hold device descriptions.
+
+    With `vae` the batch is pictures, which the step encodes; else stored latents.
+    """
     check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
     optimizer = make_optimizer(train.optimizer, train.steps)
     network = make_training_network(diffusion, config, train, mesh)
@@ -65,10 +69,14 @@ def make_aot_step(
         "context": Shape((rows, text_tokens, config.context_dim), jnp.float32),
         "pooled": Shape((rows, config.pooled_dim), jnp.float32),
     }
-    # no VAE: the step of a run on stored latents never calls it
-    constants = {"vae": {}, "prompts": prompts}
+    # the step of a run on stored latents never calls the VAE
+    constants = {"vae": get_vae_shapes(vae) if vae else {}, "prompts": prompts}
+
+    def encode_images(params: Any, images: Any) -> Any:
+        return encode(vae, params, images, dtype=train.compute_dtype) if vae else images
+
     step = make_step(
-        make_diffusion_objective(diffusion, train.loss, network, lambda _, images: images),
+        make_diffusion_objective(diffusion, train.loss, network, encode_images),
         optimizer,
         train.ema_decay,
         shardings,
@@ -77,18 +85,25 @@ def make_aot_step(
         grad_accum_steps=train.grad_accum_steps,
         skip_nonfinite=train.on_nonfinite == "skip",
     )
-    return AotStep(
-        step, state, shardings, constants, make_abstract_batch(diffusion, train.batch_size)
+    batch = make_abstract_batch(diffusion, train.batch_size, pictures=vae is not None)
+    return AotStep(step, state, shardings, constants, batch)
+
+
+def make_abstract_batch(
+    diffusion: DiffusionSettings, size: int, *, pictures: bool = False
+) -> dict[str, Shape]:
+    """Return the shapes of a batch on the devices: stored latents, or pictures."""
+    slots = dict(
+        zip(COMPONENTS, diffusion.slots_px if pictures else diffusion.canvas.slots, strict=True)
     )
-
-
-def make_abstract_batch(diffusion: DiffusionSettings, size: int) -> dict[str, Shape]:
-    """Return the shapes of a batch of stored latents on the devices."""
-    slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
-    # float16 as records store them; the step converts
-    latents = {
-        f"{name}_latents": Shape((size, *slot, diffusion.latent_channels), jnp.float16)
-        for name, slot in (*slots.items(), ("pose", slots["person"]))
-    }
+    parts = (*slots.items(), ("pose", slots["person"]))
+    if pictures:
+        images = {name: Shape((size, *slot, 3), jnp.uint8) for name, slot in parts}
+    else:
+        # float16 as records store them; the step converts
+        images = {
+            f"{name}_latents": Shape((size, *slot, diffusion.latent_channels), jnp.float16)
+            for name, slot in parts
+        }
     numbers = {name: Shape((size,), jnp.int32) for name in ("task", ROW)}
-    return latents | numbers | {"has_pose": Shape((size,), jnp.bool_)}
+    return images | numbers | {"has_pose": Shape((size,), jnp.bool_)}
