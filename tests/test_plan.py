@@ -202,7 +202,7 @@ def test_a_topology_says_how_many_chips_it_has(name, text):
     [
         ("v7p-16", "unknown topology"),
         ("v4", "unknown topology"),
-        ("v5e-17", "v5litepod-N counts chips; expected one of 4, 8, 16, 32"),
+        ("v5e-17", "v5litepod-N counts chips; expected one of 1, 4, 8, 16, 32"),
         ("v4-4", "v4-N counts TensorCores, two per chip; expected one of 8, 16, 32"),
         ("h100-12", "nodes of 8 GPUs, .* h100-4, h100-8, h100-16"),
         ("gb200-74", "nodes of 72 GPUs, .* gb200-4, gb200-64, gb200-72, gb200-144"),
