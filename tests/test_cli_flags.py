@@ -17,7 +17,7 @@ from omfa_jax.cli.flags import (
     parse_path,
     parse_path_text,
 )
-from omfa_jax.cli.main import COMMANDS, main, make_parser
+from omfa_jax.cli.main import COMMANDS, choose_module, main, make_parser
 from omfa_jax.core.errors import OmfaError
 
 # all that `module_for` leads to
@@ -200,3 +200,13 @@ def test_the_table_of_storage_says_what_the_flags_take():
         for flags, types in ((remote, ANY_TYPES), (local, LOCAL_TYPES)):
             for flag in re.findall(r"`(--[\w-]+)`", flags):
                 assert ACTIONS[f"{variant} {flag}"].type in types, (command, flag)
+
+
+@pytest.mark.parametrize(
+    "way", [["--beam-options", "--runner=X --n=2"], ["--beam-options=--runner=X --n=2"]]
+)
+def test_a_flag_whose_value_is_flags_takes_them(way):
+    words = ["build", "--raw", "r", "--out", "o", "--runner", "beam", *way, "--shard-records", "3"]
+    options = make_parser("data", words).parse_args(choose_module("data", words)[1])
+    assert options.beam_options == "--runner=X --n=2"
+    assert (options.runner, options.shard_records) == ("beam", 3)

@@ -1,6 +1,7 @@
 """Command-line parsing: the parser, the types of flags, and flags that were renamed."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -66,12 +67,24 @@ class HelpFormatter(argparse.HelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
+# their value is the options of another program, such as "--runner=DirectRunner"
+FLAGS_OF_FLAGS = ("--beam-options",)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises OmfaError instead of printing usage, and shows defaults in its help."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.setdefault("formatter_class", HelpFormatter)
         super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but for flags whose value is flags: it would refuse a dash."""
+        words = list(sys.argv[1:] if args is None else args)
+        for index in range(len(words) - 2, -1, -1):
+            if words[index] in FLAGS_OF_FLAGS:
+                words[index : index + 2] = [f"{words[index]}={words[index + 1]}"]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise an OmfaError that names the command whose --help lists the flags."""
