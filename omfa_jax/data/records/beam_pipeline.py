@@ -80,7 +80,7 @@ def parse_beam_options(text: str) -> Any:
             options.get_all_options()
     except SystemExit:
         reason = usage.getvalue().strip().splitlines()[-1:] or ["no reason given"]
-        raise OmfaError(f"--beam-options: {reason[0].removeprefix('-: error: ')}") from None
+        raise OmfaError(f"--beam-options: {reason[0].rpartition(' error: ')[2]}") from None
     except (AttributeError, ImportError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise OmfaError(f"--beam-options: {reason}; see docs/records.md for examples") from None
@@ -140,9 +140,7 @@ def log_progress(partial: StagingFolder, total: int) -> Iterator[None]:
         thread.join(timeout=5)
 
 
-def _write(
-    partial: StagingFolder, source: ShardSource, named: tuple[str, Iterable[Shard]]
-) -> None:
+def _write(partial: StagingFolder, source: ShardSource, named: tuple[str, Iterable[Shard]]) -> None:
     for shard in named[1]:
         if write_shard(partial, source, shard) == "rewritten":
             log.warning(
