@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }.items():
         os.environ.setdefault(name, value)
+    from omfa_jax.cli import config_lib
     from omfa_jax.parallel.topology import parse_topology
     from omfa_jax.parallel.xla_flags import (
         format_memory_note,
@@ -99,15 +100,19 @@ def run(options: argparse.Namespace) -> None:
     usable = get_usable_fraction(topology.platform)
     if topology.platform != "tpu" and format_memory_note(os.environ):
         log.warning("%s", format_memory_note(os.environ))
-    job = load_job(options)
+    config = config_lib.load_config(options.config, options.overrides)
+    job = make_job(config)
     rate = options.storage_rate * 1e9
     made = make_plan(job, topology, efficiency=options.efficiency, usable=usable, rate=rate)
     for note in made.notes:
         log.warning("%s", note)
     print(format_plan(job, made, options.efficiency))
-    sampling = measure_sampling(job, topology.platform, options.sample_batch_size)
+    guidance = config.sample.guidance
+    sampling = measure_sampling(
+        job, topology.platform, options.sample_batch_size, guidance=guidance != 1
+    )
     if sampling:
-        print(format_sampling(sampling, made))
+        print(format_sampling(sampling, made, guidance))
     faster = None
     # remat trades time for memory, so a run that fits may be able to do with less of it
     if made.fits:
@@ -168,6 +173,8 @@ def make_job(config: Any) -> "TrainingJob":
         encodes=not trains_vae and reads_pictures(config),
         crop_px=config.autoencoder.crop_px if trains_vae else 0,
         decoder_only=bool(config.autoencoder.decoder_of),
+        reads_weights=bool(config.model.init or config.checkpoint.start_from),
+        reads_unet=bool(config.model.init_unet or config.checkpoint.start_from),
     )
 
 
@@ -188,7 +195,9 @@ def reads_pictures(config: Any) -> bool:
     return bool(config.data.records) and not config.data.latents
 
 
-def measure_sampling(job: "TrainingJob", platform: str, pictures: int) -> "SamplingMemory | None":
+def measure_sampling(
+    job: "TrainingJob", platform: str, pictures: int, *, guidance: bool
+) -> "SamplingMemory | None":
     """Return the memory of `omfa sample` with the trained model; None if no UNet is trained."""
     from omfa_jax.parallel.attention_kernels import select_attention_kernel
     from omfa_jax.planning.frozen_vae import compute_sampling_memory
@@ -203,7 +212,7 @@ def measure_sampling(job: "TrainingJob", platform: str, pictures: int) -> "Sampl
         job.unet,
         job.vae,
         pictures,
-        guidance=True,
+        guidance=guidance,
         dtype=dtype,
         fused_attention=kernel != "xla",
     )

@@ -75,29 +75,33 @@ def describe_data(job: TrainingJob, made: Plan) -> str:
 def format_storage(storage: StorageTraffic) -> list[str]:
     """Return the lines on what is read and written, at the assumed rate."""
     hosts = f"{storage.hosts} host" + "s" * (storage.hosts > 1)
+    weights = "initial weights and" if storage.weights_bytes else "no initial weights;"
     return [
         f"storage, bucket or disk, at {storage.rate / 1e9:g} GB/s for each of {hosts}",
         f"  {'a save, by all hosts, GB':40}{storage.checkpoint_bytes / 1e9:10.2f} "
         f" {storage.save_seconds:.1f} s, beside training",
         f"  {'a restore, read by each host, GB':40}{storage.restore_bytes / 1e9:10.2f} "
         f" {storage.restore_seconds:.1f} s",
-        f"  {'initial weights and first batch, GB':40}"
+        f"  {f'{weights} first batch, GB':40}"
         f"{(storage.weights_bytes + storage.batch_bytes) / 1e9:10.2f} "
         f" {storage.start_seconds:.1f} s, read by each host",
     ]
 
 
-def format_sampling(sampling: SamplingMemory, made: Plan) -> str:
-    """Return the memory of sampling as text."""
+def format_sampling(sampling: SamplingMemory, made: Plan, guidance: float) -> str:
+    """Return the memory of sampling as text; `guidance` is its scale, 1 for none."""
     gib, found = 2**30, "fits" if sampling.peak_bytes <= made.usable_bytes else "DOES NOT FIT"
     return "\n".join(
         [
-            f"sampling {sampling.pictures} at once on one device, guidance on, bfloat16, GiB",
+            "",
+            f"`omfa sample` in bfloat16, {sampling.pictures} at once on one device"
+            f" (--sample-batch-size), guidance {guidance:g}, GiB",
             f"  {'weights, float32':40}{sampling.weights_bytes / gib:10.2f}",
-            f"  {'their copy in bfloat16':40}{sampling.cast_bytes / gib:10.2f}",
+            f"  {'a copy in bfloat16, without the blocks':40}{sampling.cast_bytes / gib:10.2f}",
             f"  {'a call of the UNet':40}{sampling.unet_bytes / gib:10.2f}",
             f"  {'decoding':40}{sampling.vae_bytes / gib:10.2f}",
-            f"  {'peak':40}{sampling.peak_bytes / gib:10.2f}  {found}",
+            f"  {'peak':40}{sampling.peak_bytes / gib:10.2f}  {found}; at most about"
+            f" {sampling.count_fitting(made.usable_bytes)} at once fit",
         ]
     )
 
