@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import BATCH_TYPE, EFFICIENCY_TYPE, float_between, parse_path
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_writable_file
 
 if TYPE_CHECKING:
+    from omfa_jax.models import VAEConfig
     from omfa_jax.planning.frozen_vae import SamplingMemory
     from omfa_jax.planning.job import TrainingJob
 
@@ -65,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the plan; a run that does not fit is an OmfaError that says what to change."""
+    if options.json:
+        # before minutes of compiling
+        require_writable_file(options.json, "--json")
     if "jax" not in sys.modules:
         # nothing runs on a device, and starting one would take its memory from other processes
         os.environ["JAX_PLATFORMS"] = "cpu"
@@ -162,6 +167,8 @@ def make_job(config: Any) -> "TrainingJob":
     from omfa_jax.train.network import make_unet_config
 
     vae = get_vae_config(config.model.vae)
+    if config.objective == "autoencoder" and config.autoencoder.decoder_of:
+        vae = read_decoder_config(config.autoencoder.decoder_of, vae)
     diffusion = config_lib.make_diffusion_settings(config, vae)
     trains_vae = config.objective == "autoencoder"
     return TrainingJob(
@@ -176,6 +183,18 @@ def make_job(config: Any) -> "TrainingJob":
         reads_weights=bool(config.model.init or config.checkpoint.start_from),
         reads_unet=bool(config.model.init_unet or config.checkpoint.start_from),
     )
+
+
+def read_decoder_config(folder: str, preset: "VAEConfig") -> "VAEConfig":
+    """Return the VAE of a model folder; the preset, with a warning, if it is not at hand."""
+    from omfa_jax.core.paths import to_path
+    from omfa_jax.weights.model_description import read_description
+
+    try:
+        return read_description(to_path(folder)).vae_config
+    except OmfaError as error:
+        log.warning("config.autoencoder.decoder_of is planned as config.model.vae: %s", error)
+        return preset
 
 
 def reads_pictures(config: Any) -> bool:
