@@ -60,6 +60,11 @@ def read_machine(path: Path) -> tuple[dict[str, Any], Chip]:
     for name in RULES.keys() & found.keys():
         error = check_value(name, RULES[name], found[name])
         wrong += [str(error)] if error else []
+    # it is part of lines that are printed
+    if isinstance(found.get("name"), str) and not found["name"].strip().isprintable():
+        wrong.append(f"name: expected one printable line, got {found['name']!r}")
+    elif found.get("name", "-") == "":
+        wrong.append("name: expected what to call the machine, got ''")
     if wrong:
         raise OmfaError(f"--topology {path}: {'; '.join(sorted(wrong))}; {_example()}")
     if found["devices"] % found["devices_per_node"]:
