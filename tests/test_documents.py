@@ -38,6 +38,8 @@ FOREIGN_FLAGS = {"--nodes", "--ntasks-per-node", "--project", "--region", "--rep
 # of docker, TensorBoard and gcsfuse
 FOREIGN_FLAGS |= {"--build-arg", "--gpus", "--init", "--logdir", "--rm", "--shm-size", "--user"}
 FOREIGN_FLAGS |= {"--member", "--rename-dir-limit", "--role"}
+# of pip and Spark
+FOREIGN_FLAGS |= {"--conf", "--master", "--no-deps"}
 FOREIGN_WORDS = {"beam_runner", "JAX_COMPILATION_CACHE_DIR"}
 # arguments that lead to another parser of a command
 VARIANTS = {"eval": ([], ["--checkpoint", "x"], ["report"])}
