@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.value_rules import Boolean, FloatRange, IntRange, Rule, Text, check_value
 from omfa_jax.parallel.hardware import Chip
 
