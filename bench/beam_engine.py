@@ -4,9 +4,9 @@
     PYTHONPATH=.:tests:tools python bench/beam_engine.py --workers 2
 
 starts a scheduler and workers with Dask's own commands, writes a synthetic data set, and builds it
-on this machine and on the cluster: on a disk, with a worker killed in the middle, and with records
-and latents in a bucket on loopback (extra `gcs`). Prints a row for each with whether all files are
-equal byte for byte.
+on this machine and on the cluster: on a disk, in a bucket on loopback (extra `gcs`), and with a
+worker killed (SIGKILL) when two shards are finished, in both. Prints a row for each with whether
+all files are equal byte for byte.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from omfa_jax.core.paths import AnyPath, to_path
 RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 # or Beam's runner hands all shards of a small data set to one worker
 SPREAD = "--dask_partition_size=1"
-PEOPLE = 60
-SHARD = ("--shard-records", "4")
+TEST, PER_SHARD = 8, 4
+SHARD = ("--shard-records", str(PER_SHARD))
 MODEL = str(Path(__file__).parents[1] / "omfa_jax/assets/tiny")
 
 
@@ -39,7 +39,8 @@ MODEL = str(Path(__file__).parents[1] / "omfa_jax/assets/tiny")
 def start_cluster(workers: int, folder: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """Yield a scheduler's address and its workers, each a process of its own."""
     file = folder / "scheduler.json"
-    log = (folder / "dask.log").open("w")
+    file.unlink(missing_ok=True)
+    log = (folder / "dask.log").open("a")
 
     def launch(what: str, *flags: str) -> subprocess.Popen:
         command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *flags]
@@ -65,6 +66,20 @@ def start_cluster(workers: int, folder: Path) -> Iterator[tuple[str, list[subpro
         log.close()
 
 
+def kill_in_the_middle(
+    progress: AnyPath, workers: list[subprocess.Popen], shards: int, at: list[int]
+) -> None:
+    """Kill the first worker when two of the shards are finished; add how many were to `at`."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        found = sum(1 for _ in progress.glob("*.json"))
+        if 2 <= found < shards:
+            workers[0].send_signal(signal.SIGKILL)
+            at.append(found)
+            return
+        time.sleep(0.05)
+
+
 def read(folder: AnyPath) -> dict[str, bytes]:
     """Return all files of a folder by name."""
     return {
@@ -78,7 +93,10 @@ def main() -> int:
     """Print the table; return 1 if a byte differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--people", type=int, default=60, help="of which 8 in the test split")
     options = parser.parse_args()
+    train = options.people - TEST
+    shards = -(-train // PER_SHARD) + TEST // PER_SHARD
     names = ("apache-beam", "dask", "distributed")
     print(", ".join(f"{name} {version(name)}" for name in names), flush=True)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -87,7 +105,7 @@ def main() -> int:
         folder = Path(name)
         os.environ.update(make_environment(url))
         raw = str(folder / "raw")
-        call("data", "synthesize", "--out", raw, "--train", str(PEOPLE - 8), "--test", "8")
+        call("data", "synthesize", "--out", raw, "--train", str(train), "--test", str(TEST))
         build = ("data", "build", "--raw", raw, *SHARD)
         latents = ("data", "latents", "--model", MODEL, "--config", "configs/tiny.py", *SHARD)
         local = folder / "local"
@@ -108,12 +126,23 @@ def main() -> int:
                     row = f"{kind}, Dask, {'a bucket' if 'gs:' in out else 'a disk'}"
                     timed(row, lambda c=command, o=out: call(*c, "--out", o, *dask))
                     bad += say_equal(row, read(to_path(out)), want[kind])
-            row = "latents, Dask, a worker killed after 6 s"
-            threading.Timer(6.0, lambda: workers[0].send_signal(signal.SIGKILL)).start()
-            encode = (*latents, "--records", f"{local}/records", "--out", f"{folder}/killed")
-            timed(row, lambda: call(*encode, *dask))
-            print(f"  status of the killed worker: {workers[0].poll()}", flush=True)
-            bad += say_equal(row, read(folder / "killed"), want["latents"])
+            kills = ((folder / "killed", "records"), (to_path("gs://bucket/killed"), "records"))
+        for place, kind in (*kills, (folder / "killed", "latents")):
+            with start_cluster(options.workers, folder) as (address, workers):
+                dask = (*beam, f"--runner={RUNNER} --dask_client_address={address} {SPREAD}")
+                kept = f"{local}/records"
+                command = build if kind == "records" else (*latents, "--records", kept)
+                where = "a disk" if isinstance(place, Path) else "a bucket"
+                row = f"{kind}, Dask, {where}, a worker killed"
+                progress = place / f".{kind}.partial/progress"
+                at: list[int] = []
+                watching = (progress, workers, shards, at)
+                watch = threading.Thread(target=kill_in_the_middle, args=watching)
+                watch.start()
+                timed(row, lambda c=command, o=place / kind, d=dask: call(*c, "--out", str(o), *d))
+                watch.join(timeout=60)
+                print(f"| {row} | at {at} of {shards} shards, status {workers[0].poll()} |")
+                bad += not at or say_equal(row, read(place / kind), want[kind])
         direct = (*beam, "--runner=FnApiRunner --direct_num_workers=2")
         row = "records, Beam's own runner, a bucket"
         out = "gs://bucket/own/records"

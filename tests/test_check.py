@@ -99,7 +99,7 @@ def test_an_unreadable_record_does_not_end_the_check(folders, monkeypatch):
         def __getitem__(self, index):
             raise OmfaError("records:train: record 0 cannot be read (bad checksum)")
 
-    monkeypatch.setattr(record_schema, "open_records", lambda *_: Unreadable([0, 0]))
+    monkeypatch.setattr(record_schema, "open_records", lambda *_, **__: Unreadable([0, 0]))
     report = check_records(folders[0])
     assert (
         report.checked == 4
@@ -114,7 +114,7 @@ def test_a_photo_in_two_splits_is_a_shared_person(folders, monkeypatch):
     person = {"person": train[1].person, "key": "again"}
     by_split = {"train": [*train, dataclasses.replace(train[0], key="twin")]}
     by_split["test"] = [dataclasses.replace(test[0], **person), test[1]]
-    monkeypatch.setattr(record_schema, "open_records", lambda _, split: by_split[split])
+    monkeypatch.setattr(record_schema, "open_records", lambda _, split, **__: by_split[split])
     report = check_records(folders[0])
     assert report.get_findings("duplicate") == [
         "all splits: twin (train) duplicates 00000_00 (train), 0 bits apart"
@@ -130,7 +130,7 @@ def test_a_person_in_two_splits_is_found_by_name(folders, monkeypatch):
         ]
         for split in ("train", "test")
     }
-    monkeypatch.setattr(record_schema, "open_records", lambda _, split: split_records[split])
+    monkeypatch.setattr(record_schema, "open_records", lambda _, split, **__: split_records[split])
     assert check_records(folders[0]).faults == ("all splits: p7 is in test and train",)
 
 
@@ -245,6 +245,6 @@ def _assert_one_fault(folder, monkeypatch, changes, word):
     records = [dataclasses.replace(source[0], **changes), source[1]]
     sound = list(record_schema.open_records(folder, "train"))
     by_split = {"train": sound, "test": records}
-    monkeypatch.setattr(record_schema, "open_records", lambda _, split: by_split[split])
+    monkeypatch.setattr(record_schema, "open_records", lambda _, split, **__: by_split[split])
     faults = check_records(folder).faults
     assert len(faults) == 1 and word in faults[0] and faults[0].startswith("test/0000")

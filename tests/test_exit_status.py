@@ -141,6 +141,7 @@ def test_a_lock_held_by_another_run_is_not_worth_a_restart(tmp_path):
             "omfa plan: [Errno 5] Input/output error: '/mnt/a' (the network or a",
         ),
         (os_error("ENOSPC"), 2, "omfa plan: [Errno 28] No space left on device: '/mnt/a'\n"),
+        (os_error("EMFILE"), 2, "'/mnt/a' (too many open files: raise the limit (`ulimit -n`"),
         (OmfaError("give less"), 2, "omfa plan: give less\n"),
         (XLA("UNAVAILABLE: a\n\nb"), 75, "omfa plan: JaxRuntimeError: UNAVAILABLE: a b (a device"),
         (MemoryError(), 2, "omfa plan: MemoryError: MemoryError\n"),

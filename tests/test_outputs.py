@@ -18,7 +18,7 @@ from omfa_jax.studies.study_manifest import Study
 
 def write_records(folder, kind):
     record_schema.write_manifest(
-        write_output(folder, RECORD_FILES), kind, "x/x", splits={"train": 1}
+        write_output(folder, RECORD_FILES), kind, "x/1.0", splits={"train": 1}
     )
     return folder
 
@@ -26,7 +26,7 @@ def write_records(folder, kind):
 def test_records_are_replaced_by_their_kind_alone(tmp_path):
     out = write_records(tmp_path / "records", "images")
     require_free(out, overwrite=True, kind="images")
-    for name in ("thesis.tex", "x/thesis.tex", "x/x/thesis.tex"):
+    for name in ("thesis.tex", "x/thesis.tex", "x/1.0/thesis.tex"):
         (out / name).parent.mkdir(exist_ok=True, parents=True)
         (out / name).write_text(MINE)
         with pytest.raises(OmfaError, match=name):

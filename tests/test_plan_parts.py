@@ -12,6 +12,7 @@ from tiny_training import PLAIN_UNET
 from omfa_jax.cli.main import main
 from omfa_jax.cli.plan_command import load_job
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.trees import flatten
 from omfa_jax.models import (
     VAES,
     Compute,
@@ -24,7 +25,7 @@ from omfa_jax.models import (
 )
 from omfa_jax.parallel.machine_file import EXAMPLE
 from omfa_jax.parallel.topology import parse_topology
-from omfa_jax.planning.aot import compile_step, describe_compiler_error
+from omfa_jax.planning.aot import describe_compiler_error, make_job_step
 from omfa_jax.planning.flops import count_unet_flops
 from omfa_jax.planning.frozen_vae import (
     compute_encoding_bytes,
@@ -130,7 +131,7 @@ def test_pictures_are_encoded_where_the_config_has_no_latents(capsys):
     assert main(["plan", "--config", VITONHD, "--topology", "a800-4", TINY, NO_REMAT]) == 0
     said = capsys.readouterr().out
     assert "from pictures: the VAE's encoder adds" in said
-    assert "sampling 1 at once on one device" in said
+    assert "`omfa sample` in bfloat16, 1 at once on one device" in said
 
 
 def test_a_config_without_data_counts_as_one_on_latents(tmp_path, caplog):
@@ -149,8 +150,12 @@ def test_the_autoencoders_plan_is_the_vaes(capsys, tmp_path):
     params = sum(leaf.size for leaf in jax.tree.leaves(get_vae_shapes(tiny.vae)))
     assert plan["plan"]["params"] == params
     assert plan["plan"]["memory"]["parameters"] == 4 * params
-    with pytest.raises(OmfaError, match="compiles the UNet's step"):
-        compile_step(tiny, jax.devices()[:1])
+    # traced and not compiled, which takes minutes
+    ahead = make_job_step(tiny, jax.devices()[:1])
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, metrics = jax.eval_shape(ahead.step, ahead.state, ahead.constants, ahead.batch, key)
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, ahead.state)
+    assert metrics["l1"].shape == ()
 
 
 def test_the_autoencoders_activations_are_the_compilers():
@@ -167,7 +172,7 @@ def test_the_autoencoders_activations_are_the_compilers():
     assert 0.3 < half / count_vae_residuals(VAE, crops, "float32", False) < 0.9
 
 
-def test_sampling_keeps_the_weights_and_a_copy_in_bfloat16():
+def test_sampling_keeps_the_weights_and_a_copy_of_some_in_bfloat16():
     tiny = job(VITONHD, TINY, "--config.model.vae=tiny")
     diffusion, unet = tiny.diffusion, tiny.unet
     in_half, in_full = (
@@ -176,10 +181,13 @@ def test_sampling_keeps_the_weights_and_a_copy_in_bfloat16():
         )
         for dtype in ("bfloat16", "float32")
     )
-    params = sum(leaf.size for leaf in jax.tree.leaves(get_unet_shapes(unet)))
-    assert in_half.cast_bytes == 2 * params and in_full.cast_bytes == 0
+    shapes = list(flatten(get_unet_shapes(unet)))
+    params = sum(leaf.size for _, leaf in shapes)
+    # transformer blocks are cast one at a time, inside the scan over them
+    loose = sum(leaf.size for path, leaf in shapes if "transformer_blocks" not in path)
+    assert in_half.cast_bytes == 2 * loose and loose < params and in_full.cast_bytes == 0
     assert in_half.weights_bytes == in_full.weights_bytes > 4 * params
-    assert in_half.unet_bytes < in_full.unet_bytes and in_half.vae_bytes < in_full.vae_bytes
+    assert in_half.unet_bytes < in_full.unet_bytes
     largest = max(in_half.unet_bytes, in_half.vae_bytes)
     assert in_half.peak_bytes == in_half.weights_bytes + in_half.cast_bytes + largest
 
@@ -223,6 +231,8 @@ def test_a_machine_of_ones_own(tmp_path, capsys):
         ({"memory": 48}, "unknown field 'memory'"),
         ({"bf16_tflops": None}, "bf16_tflops: expected a number above 0"),
         ({"devices": 6}, "6 devices are not nodes of 4"),
+        ({"name": ""}, "name: expected what to call the machine"),
+        ({"name": "a\nb"}, "name: expected one printable line"),
     ],
 )
 def test_a_bad_machine_file_is_refused(tmp_path, change, word):

@@ -292,7 +292,7 @@ def test_records_in_memory_do_not_grow_with_their_number(raw, undisturbed, tmp_p
             return record, flaws
 
     with open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as folder:
-        source = ImageShardSource(Watched, folder)
+        source = ImageShardSource(Watched, folder, str(raw))
         items = VitonHD.list_items(str(raw), [])["train"]
         (shard,) = shards.plan_shards("viton_hd", {"train": 13}, 100)
         source.store_items(shard, items)

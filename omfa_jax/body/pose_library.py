@@ -28,8 +28,8 @@ from omfa_jax.body.limb_rotations import compute_arm_rotations, compute_leg_rota
 from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from omfa_jax.body.smplx_forward import forward
 from omfa_jax.body.smplx_joints import JOINT_INDEX
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_file
 
 LIBRARY_FILE = Path(__file__).parents[1] / "assets" / "poses.json"

@@ -3,8 +3,8 @@
 import os
 
 from omfa_jax.body.pose_maps import SETTINGS_FILE
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import to_path
 
 

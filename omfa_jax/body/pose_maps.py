@@ -25,11 +25,11 @@ from omfa_jax.core.atomic_files import (
     atomic_write,
     delete_stale_temporaries,
     exclusive_lock,
-    parse_json,
 )
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.file_states import FileStates, list_folders
 from omfa_jax.core.images import write_image
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_dir, require_any_writable_dir
 from omfa_jax.core.paths import AnyPath, RemotePath, to_path
 from omfa_jax.core.process_pool import exit_with_parent

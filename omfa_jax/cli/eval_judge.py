@@ -1,13 +1,13 @@
 """The judge's flags of `omfa eval`, and judging a scored folder."""
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from omfa_jax.cli.flags import float_between, int_between, parse_path
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath
 from omfa_jax.evals.file_matching import NameRules, match_files
 from omfa_jax.evals.judge.judge_matches import NO_GARMENT, judge_matches
@@ -183,7 +183,7 @@ def _prices(text: str | None, model: str) -> TokenPrices:
 
 def _extra(text: str) -> dict[str, Any]:
     try:
-        extra = json.loads(text)
+        extra = parse_json(text)
     except ValueError:
         extra = None
     if not isinstance(extra, dict):

@@ -1,6 +1,7 @@
 """Logging setup: our messages as plain lines, and no duplicates from other libraries."""
 
 import logging
+import os
 import sys
 import threading
 
@@ -22,6 +23,7 @@ def set_up_logs() -> None:
     full disk, for example, fails in five threads and five tasks of Orbax. The training loop gets
     the exception too and reports it once.
     """
+    open_closed_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -33,6 +35,22 @@ def set_up_logs() -> None:
         logging.getLogger(name).addFilter(is_new_message)
     threading.excepthook = log_thread_failure
     sys.unraisablehook = log_unraisable
+
+
+def open_closed_streams() -> None:
+    """Open the standard streams that the caller closed (`>&-`) on nothing.
+
+    Python's are None then, and the next file that is opened would get their numbers: a library
+    that prints would write into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # the lowest free number is this one
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def is_new_message(record: logging.LogRecord) -> bool:

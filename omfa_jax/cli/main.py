@@ -16,7 +16,7 @@ from omfa_jax.cli.config_flag import PRINT_FLAG, print_config, require_config_on
 from omfa_jax.cli.flags import Parser, refuse_renamed_flags
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.exit_status import RESTART, UNEXPECTED, classify_error
+from omfa_jax.core.exit_status import OPEN_FILES, RESTART, UNEXPECTED, classify_error
 from omfa_jax.core.log_lines import format_prefix
 from omfa_jax.core.startup_signals import restore_signals, watch_startup_signals
 from omfa_jax.parallel.xla_flags import set_xla_flags
@@ -149,6 +149,7 @@ def report_error(command: str, error: Exception, *, joins: bool) -> int:
     if row.xla or row.status == UNEXPECTED:
         print_error("".join(traceback.format_exception(error)).rstrip())
     advice = f" ({row.description}: restarting may help)" if row.status == RESTART else ""
+    advice = f" ({row.description})" if row is OPEN_FILES else advice
     if row.status != UNEXPECTED:
         print_error(f"omfa {command}: {line}{advice}")
     return exit_job(row.status, line, joins=joins)

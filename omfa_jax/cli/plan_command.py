@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import BATCH_TYPE, EFFICIENCY_TYPE, float_between, parse_path
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.path_checks import require_writable_file
 
 if TYPE_CHECKING:
+    from omfa_jax.models import VAEConfig
     from omfa_jax.planning.frozen_vae import SamplingMemory
     from omfa_jax.planning.job import TrainingJob
 
@@ -65,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the plan; a run that does not fit is an OmfaError that says what to change."""
+    if options.json:
+        # before minutes of compiling
+        require_writable_file(options.json, "--json")
     if "jax" not in sys.modules:
         # nothing runs on a device, and starting one would take its memory from other processes
         os.environ["JAX_PLATFORMS"] = "cpu"
@@ -77,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }.items():
         os.environ.setdefault(name, value)
+    from omfa_jax.cli import config_lib
     from omfa_jax.parallel.topology import parse_topology
     from omfa_jax.parallel.xla_flags import (
         format_memory_note,
@@ -99,15 +105,19 @@ def run(options: argparse.Namespace) -> None:
     usable = get_usable_fraction(topology.platform)
     if topology.platform != "tpu" and format_memory_note(os.environ):
         log.warning("%s", format_memory_note(os.environ))
-    job = load_job(options)
+    config = config_lib.load_config(options.config, options.overrides)
+    job = make_job(config)
     rate = options.storage_rate * 1e9
     made = make_plan(job, topology, efficiency=options.efficiency, usable=usable, rate=rate)
     for note in made.notes:
         log.warning("%s", note)
     print(format_plan(job, made, options.efficiency))
-    sampling = measure_sampling(job, topology.platform, options.sample_batch_size)
+    guidance = config.sample.guidance
+    sampling = measure_sampling(
+        job, topology.platform, options.sample_batch_size, guidance=guidance != 1
+    )
     if sampling:
-        print(format_sampling(sampling, made))
+        print(format_sampling(sampling, made, guidance))
     faster = None
     # remat trades time for memory, so a run that fits may be able to do with less of it
     if made.fits:
@@ -157,6 +167,8 @@ def make_job(config: Any) -> "TrainingJob":
     from omfa_jax.train.network import make_unet_config
 
     vae = get_vae_config(config.model.vae)
+    if config.objective == "autoencoder" and config.autoencoder.decoder_of:
+        vae = read_decoder_config(config.autoencoder.decoder_of, vae)
     diffusion = config_lib.make_diffusion_settings(config, vae)
     trains_vae = config.objective == "autoencoder"
     return TrainingJob(
@@ -168,7 +180,21 @@ def make_job(config: Any) -> "TrainingJob":
         encodes=not trains_vae and reads_pictures(config),
         crop_px=config.autoencoder.crop_px if trains_vae else 0,
         decoder_only=bool(config.autoencoder.decoder_of),
+        reads_weights=bool(config.model.init or config.checkpoint.start_from),
+        reads_unet=bool(config.model.init_unet or config.checkpoint.start_from),
     )
+
+
+def read_decoder_config(folder: str, preset: "VAEConfig") -> "VAEConfig":
+    """Return the VAE of a model folder; the preset, with a warning, if it is not at hand."""
+    from omfa_jax.core.paths import to_path
+    from omfa_jax.weights.model_description import read_description
+
+    try:
+        return read_description(to_path(folder)).vae_config
+    except OmfaError as error:
+        log.warning("config.autoencoder.decoder_of is planned as config.model.vae: %s", error)
+        return preset
 
 
 def reads_pictures(config: Any) -> bool:
@@ -188,7 +214,9 @@ def reads_pictures(config: Any) -> bool:
     return bool(config.data.records) and not config.data.latents
 
 
-def measure_sampling(job: "TrainingJob", platform: str, pictures: int) -> "SamplingMemory | None":
+def measure_sampling(
+    job: "TrainingJob", platform: str, pictures: int, *, guidance: bool
+) -> "SamplingMemory | None":
     """Return the memory of `omfa sample` with the trained model; None if no UNet is trained."""
     from omfa_jax.parallel.attention_kernels import select_attention_kernel
     from omfa_jax.planning.frozen_vae import compute_sampling_memory
@@ -203,7 +231,7 @@ def measure_sampling(job: "TrainingJob", platform: str, pictures: int) -> "Sampl
         job.unet,
         job.vae,
         pictures,
-        guidance=True,
+        guidance=guidance,
         dtype=dtype,
         fused_attention=kernel != "xla",
     )

@@ -1,13 +1,13 @@
 """`omfa scaling plot`: plot a fit of `omfa scaling fit`."""
 
 import argparse
-import json
 import logging
 
 from omfa_jax.cli.flags import parse_any_path, parse_any_path_text
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_file
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
 
     path = require_any_file(options.fit, "fit", "--fit")
     try:
-        data = json.loads(path.read_text())
+        data = parse_json(path.read_text())
     except ValueError:
         data = None
     # records of an older version lack figures that the plots draw

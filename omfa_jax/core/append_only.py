@@ -1,13 +1,13 @@
 """Append-only files: a full disk or a kill costs at most the last record, never a later one."""
 
 import contextlib
-import json
 import logging
 import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import RemotePath, to_path
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, An
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except (ValueError, RecursionError):
                 row = None
             if isinstance(row, dict):

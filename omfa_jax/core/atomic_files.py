@@ -2,13 +2,12 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.paths import RemotePath, is_remote, to_path
@@ -160,14 +159,6 @@ def is_locked(folder: str | os.PathLike) -> bool:
             finally:
                 os.close(handle)
     return False
-
-
-def parse_json(text: str) -> Any:
-    """Return `json.loads(text)`; ValueError for any text that it cannot parse."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("brackets nested too deeply") from None
 
 
 def get_umask() -> int:

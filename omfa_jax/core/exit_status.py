@@ -50,8 +50,13 @@ UNUSABLE_FILE = FaultKind(
     errnos=(
         *("ENOENT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY"),
         *("ENAMETOOLONG", "ELOOP", "EINVAL", "EXDEV", "EMLINK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"),
-        *("EBADF", "EMFILE", "ENOTTY", "ENOEXEC", "ETXTBSY"),
+        *("EBADF", "ENOTTY", "ENOEXEC", "ETXTBSY"),
     ),
+)
+OPEN_FILES = FaultKind(
+    "too many open files: raise the limit (`ulimit -n`, LimitNOFILE of systemd)",
+    NO_RESTART,
+    errnos=("EMFILE",),
 )
 NETWORK = FaultKind(
     "the network or a network file system",
@@ -68,6 +73,7 @@ NETWORK = FaultKind(
 FAULT_KINDS = (
     DISK_FULL,
     UNUSABLE_FILE,
+    OPEN_FILES,
     NETWORK,
     FaultKind("host memory", NO_RESTART, errnos=("ENOMEM",), types=("MemoryError",)),
     FaultKind("another operating system error", RESTART, errnos=("*",)),

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.remote_path import RemotePath
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def _read(place: RemotePath) -> _Held | None:
         numbers = [name for name, _ in place.list_sizes() if "." not in name]
         if not numbers:
             return None
-        holder = json.loads((place / max(numbers)).read_bytes() or b"{}")
+        holder = parse_json((place / max(numbers)).read_bytes() or b"{}")
     except FileNotFoundError:
         return None
     except ValueError:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed, read_rgb, to_signed, write_image
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.evals.demo_columns import SEED, Columns
 from omfa_jax.evals.exact_truth import ExactTruth, TruthAnswer
 from omfa_jax.evals.influence import sample_derangement

@@ -17,6 +17,7 @@ from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import FORMAT_SUFFIXES
 from omfa_jax.core.images import unletterbox, write_image
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.name_lists import read_name_list
 from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.run_facts import describe_changes
@@ -129,7 +130,7 @@ def claim_folder(folder: AnyPath, facts: Mapping[str, Any], *, overwrite: bool) 
             )
     else:
         try:
-            before = json.loads(path.read_text())
+            before = parse_json(path.read_text())
         except ValueError:
             before = {"run.json": "damaged"}
         changes = describe_changes(before, facts)

@@ -10,6 +10,7 @@ from typing import Any
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_file
 from omfa_jax.core.paths import AnyPath
 
@@ -148,7 +149,7 @@ def read_scores(path: str | os.PathLike) -> Scores:
     """Return a scores file's content; OmfaError if it is not a valid scores file."""
     path = require_any_file(path, "scores file", "the path of the scores file")
     try:
-        content = json.loads(path.read_text(), parse_constant=_no_constant)
+        content = parse_json(path.read_text(), parse_constant=_no_constant)
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise OmfaError(f"{path}: not a scores file (JSON expected): {error}") from None
     if not isinstance(content, dict) or "format" not in content:

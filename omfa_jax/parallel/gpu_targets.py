@@ -103,7 +103,7 @@ GPU_TARGETS: dict[str, GpuTarget] = {
     "a100_40gb": replace(
         _AMPERE,
         name="NVIDIA A100-SXM4-40GB",
-        memory_bytes=40960 * 2**20,
+        memory_bytes=42331013120,
         memory_bandwidth=int(1.555e12),
     ),
     # the A100 with a slower NVLink, which is no part of a target

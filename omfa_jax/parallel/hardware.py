@@ -36,8 +36,8 @@ class Chip:
 CHIPS: dict[str, Chip] = {
     # NVIDIA A100 80GB data sheet; DGX A100: one 200 Gb/s adapter per GPU
     "a100": Chip("NVIDIA A100", 312e12, 85.1e9, 2.04e12, 300e9, 25e9),
-    # NVIDIA A100 40GB data sheet: HBM2; 40960 MiB by nvidia-smi
-    "a100_40gb": Chip("NVIDIA A100-SXM4-40GB", 312e12, 42.9e9, 1.555e12, 300e9, 25e9),
+    # NVIDIA A100 40GB data sheet: HBM2; the memory that CUDA reports (OpenXLA's a100_sxm_40.txtpb)
+    "a100_40gb": Chip("NVIDIA A100-SXM4-40GB", 312e12, 42.3e9, 1.555e12, 300e9, 25e9),
     # an A100 with NVLink at 400 instead of 600 GB/s
     "a800": Chip("NVIDIA A800", 312e12, 85.1e9, 2.04e12, 200e9, 25e9),
     # NVIDIA H100 (SXM) and H200 data sheets; DGX: one 400 Gb/s adapter per GPU

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.value_rules import Boolean, FloatRange, IntRange, Rule, Text, check_value
 from omfa_jax.parallel.hardware import Chip
 
@@ -60,6 +60,11 @@ def read_machine(path: Path) -> tuple[dict[str, Any], Chip]:
     for name in RULES.keys() & found.keys():
         error = check_value(name, RULES[name], found[name])
         wrong += [str(error)] if error else []
+    # it is part of lines that are printed
+    if isinstance(found.get("name"), str) and not found["name"].strip().isprintable():
+        wrong.append(f"name: expected one printable line, got {found['name']!r}")
+    elif found.get("name", "-") == "":
+        wrong.append("name: expected what to call the machine, got ''")
     if wrong:
         raise OmfaError(f"--topology {path}: {'; '.join(sorted(wrong))}; {_example()}")
     if found["devices"] % found["devices_per_node"]:

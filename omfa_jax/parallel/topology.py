@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.local_paths import expand_home
 from omfa_jax.parallel.hardware import CHIPS, Chip
 from omfa_jax.parallel.machine_file import read_machine
 
@@ -114,7 +115,8 @@ class Topology:
         """Return how many chips the name stands for, in words."""
         if not self.torus:
             groups = self.devices // self.group
-            kind = "NVLink domain" if self.chip.gpus_per_domain > GPUS_PER_NODE else "node"
+            is_domain = self.own_chip is None and self.chip.gpus_per_domain > GPUS_PER_NODE
+            kind = "NVLink domain" if is_domain else "node"
             gpus = "GPU" if self.devices == 1 else "GPUs"
             return f"{self.devices} {gpus} in {groups} {kind}{'s' * (groups > 1)} of {self.group}"
         chips = self.chips // self.slices
@@ -137,8 +139,8 @@ def parse_topology(name: str) -> Topology:
     TensorCores, two per chip (v4-32 is 16 chips); on v5litepod and v6e it counts chips. GPUs are
     `chip-count`. A name that ends in .json is a file that describes a machine of one's own.
     """
-    if name.endswith(".json"):
-        found, chip = read_machine(Path(name))
+    if name.lower().endswith(".json"):
+        found, chip = read_machine(Path(expand_home(name)))
         return Topology(
             found["name"], "", found["devices"], found["devices_per_node"], (), own_chip=chip
         )

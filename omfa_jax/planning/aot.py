@@ -9,12 +9,15 @@ import jax
 from jax.experimental import topologies
 
 from omfa_jax.core.errors import OmfaError, format_install_hint
+from omfa_jax.models import get_vae_shapes
 from omfa_jax.parallel.gpu_targets import GPU_TARGETS
 from omfa_jax.parallel.mesh import make_mesh
+from omfa_jax.parallel.mesh_resolution import resolve_mesh
+from omfa_jax.parallel.sharding_rules import REPLICATED_RULES
 from omfa_jax.parallel.topology import Topology
 from omfa_jax.planning.hlo_collectives import CollectiveTraffic, parse_collectives
 from omfa_jax.planning.job import TrainingJob
-from omfa_jax.train.aot_step import make_aot_step
+from omfa_jax.train.aot_step import AotStep, make_aot_step, make_aot_vae_step
 from omfa_jax.train.network import divide_network
 
 # XLA's compilation effort, -1 to 1: at -1 SDXL compiles seven times faster for TPUs and plans 3%
@@ -44,6 +47,11 @@ class CompiledStats:
 def describe_devices(topology: Topology) -> list[Any]:
     """Return a topology's devices, described for the compiler; its plugin must be installed."""
     platform, chip = topology.platform, topology.chip_name
+    if topology.own_chip is not None:
+        raise OmfaError(
+            f"--compile has no compiler target for {topology.name}, which a file describes: drop"
+            " --compile for the plan by formula"
+        )
     if platform == "tpu":
         options: dict[str, Any] = {"topology_name": f"{chip}:{'x'.join(map(str, topology.torus))}"}
         # without it libtpu describes a v4 chip's two TensorCores as two devices
@@ -88,25 +96,35 @@ def describe_compiler_error(error: Exception) -> OmfaError:
     )
 
 
+def make_job_step(job: TrainingJob, devices: list[Any]) -> AotStep:
+    """Return the step of a job, to be lowered for described (or real) devices."""
+    if job.crop_px and job.vae:
+        shapes = get_vae_shapes(job.vae)
+        mesh = resolve_mesh(job.mesh, len(devices), REPLICATED_RULES, shapes).settings
+        return make_aot_vae_step(
+            job.diffusion,
+            job.vae,
+            job.train,
+            make_mesh(mesh, devices),
+            crop_px=job.crop_px,
+            decoder_only=job.decoder_only,
+        )
+    divided = divide_network(job.diffusion, job.unet, job.mesh, len(devices))
+    vae = job.vae if job.encodes else None
+    mesh = make_mesh(divided.settings, devices)
+    return make_aot_step(job.diffusion, job.unet, job.train, mesh, vae=vae)
+
+
 def compile_step(job: TrainingJob, devices: list[Any]) -> CompiledStats:
     """Compile `job`'s training step for described (or real) devices without running it.
 
     OmfaError for a step that does not fit a TPU's memory, and for whatever else the compiler says.
     """
-    if job.crop_px:
-        raise OmfaError(
-            "--compile compiles the UNet's step, and config.objective=autoencoder trains the VAE:"
-            " drop --compile for the plan by formula"
-        )
     start = time.perf_counter()
     before = jax.config.jax_exec_time_optimization_effort  # type: ignore[attr-defined]
     jax.config.update("jax_exec_time_optimization_effort", EFFORT)
     try:
-        divided = divide_network(job.diffusion, job.unet, job.mesh, len(devices))
-        mesh = make_mesh(divided.settings, devices)
-        vae = job.vae if job.encodes else None
-        ahead = make_aot_step(job.diffusion, job.unet, job.train, mesh, vae=vae)
-        compiled = ahead.lower().compile()
+        compiled = make_job_step(job, devices).lower().compile()
     except jax.errors.JaxRuntimeError as error:
         raise describe_compiler_error(error) from error
     finally:

@@ -10,6 +10,7 @@ from jax import ShapeDtypeStruct as Shape
 from jaxtyping import Array
 
 from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.core.trees import flatten
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import (
     Compute,
@@ -63,8 +64,9 @@ def _measure_encoding(config: VAEConfig, shape: tuple[int, int, int], dtype: str
 class SamplingMemory:
     """Bytes of a device that samples `pictures` at once: `omfa sample` on one accelerator.
 
-    `weights_bytes` are float32, as loaded; `cast_bytes` a copy of the UNet's in the compute dtype,
-    which XLA makes before the loop; `unet_bytes` and `vae_bytes` what a call of each takes beside.
+    `weights_bytes` are float32, as loaded; `cast_bytes` a copy in the compute dtype of the UNet's
+    weights outside its stacked transformer blocks, which XLA makes before the loop (the blocks' are
+    cast one at a time); `unet_bytes` and `vae_bytes` what a call of each takes beside.
     """
 
     pictures: int
@@ -78,6 +80,11 @@ class SamplingMemory:
         """Bytes at the peak: the copy is kept while pictures are decoded."""
         return self.weights_bytes + self.cast_bytes + max(self.unet_bytes, self.vae_bytes)
 
+    def count_fitting(self, usable_bytes: float) -> int:
+        """Return how many pictures at once take `usable_bytes`: the calls' memory is linear."""
+        left = usable_bytes - self.weights_bytes - self.cast_bytes
+        return max(0, int(left * self.pictures // max(self.unet_bytes, self.vae_bytes)))
+
 
 def compute_sampling_memory(
     diffusion: DiffusionSettings,
@@ -89,18 +96,21 @@ def compute_sampling_memory(
     dtype: str,
     fused_attention: bool,
 ) -> SamplingMemory:
-    """Return the memory of sampling try-on with guidance (twice the rows) or without."""
+    """Return the memory of sampling, with guidance (twice the rows) or without.
+
+    Decoding is that of the largest slot: components are decoded one after the other.
+    """
     height, width, channels = diffusion.canvas.shape
     rows = pictures * (2 if guidance else 1)
     unet_shapes, vae_shapes = get_unet_shapes(unet), get_vae_shapes(vae)
     itemsize = jnp.dtype(dtype).itemsize
-    count = _count(unet_shapes)
-    slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
-    # encoding the person's size is smaller: a decoder is wider at full resolution
+    loose = [leaf for path, leaf in flatten(unet_shapes) if "transformer_blocks" not in path]
+    largest = max(diffusion.canvas.slots, key=math.prod)
+    # encoding that size takes less: a decoder is wider at full resolution
     decoding = compute_live_bytes(
         lambda params, latents: decode_any_size(vae, params, latents, dtype=dtype),
         vae_shapes,
-        Shape((pictures, *slots["person"], channels), jnp.float32),
+        Shape((pictures, *largest, channels), jnp.float32),
     )
     kernel = _fused if fused_attention else attention
     cast = jax.tree.map(lambda leaf: Shape(leaf.shape, jnp.dtype(dtype)), unet_shapes)
@@ -120,8 +130,8 @@ def compute_sampling_memory(
     canvases = 4 * 4 * pictures * height * width * channels
     return SamplingMemory(
         pictures=pictures,
-        weights_bytes=4 * (count + _count(vae_shapes)),
-        cast_bytes=count * itemsize if itemsize != 4 else 0,
+        weights_bytes=4 * (_count(unet_shapes) + _count(vae_shapes)),
+        cast_bytes=itemsize * _count(loose) if itemsize != 4 else 0,
         unet_bytes=calling + canvases,
         vae_bytes=decoding + canvases,
     )

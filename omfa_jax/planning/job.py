@@ -16,6 +16,7 @@ class TrainingJob:
 
     `encodes`: the run reads pictures, which `vae` encodes in the step. `crop_px` above 0: the run
     trains `vae` on crops of that side instead of the UNet, with `decoder_only` its decoder alone.
+    `reads_weights`: a model folder or another run initializes it, `reads_unet` its UNet too.
     """
 
     diffusion: DiffusionSettings
@@ -26,6 +27,8 @@ class TrainingJob:
     encodes: bool = False
     crop_px: int = 0
     decoder_only: bool = False
+    reads_weights: bool = True
+    reads_unet: bool = True
 
 
 @dataclass(frozen=True)

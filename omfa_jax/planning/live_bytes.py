@@ -117,16 +117,23 @@ def _measure(program: list[tuple[JaxprEqn, list[Any], list[Any]]]) -> int:
             if isinstance(array, _Array):
                 last[array] = max(last.get(array, 0), *ends)
     live = peak = 0
-    ending: dict[int, int] = {}
+    ending: dict[int, list[int]] = {}
     for index, (eqn, _, outputs) in enumerate(program):
-        own = sum(array.nbytes for array in outputs if is_stored(array))
-        live += own
+        stored = [array.nbytes for array in outputs if is_stored(array)]
+        ends = ending.pop(index, [])
+        if eqn.primitive.name not in STORED:
+            # an elementwise operation writes over an input of its size that nobody reads again
+            for nbytes in stored:
+                if nbytes in ends:
+                    ends.remove(nbytes)
+                    live -= nbytes
+        live += sum(stored)
         peak = max(peak, live + _measure_bodies(eqn))
         for array in outputs:
             if is_stored(array):
-                end = last.get(array, len(program))
-                ending[end] = ending.get(end, 0) + array.nbytes
-        live -= ending.pop(index, 0)
+                ending.setdefault(last.get(array, len(program)), []).append(array.nbytes)
+        # what nobody reads ends at once, unless it is a result
+        live -= sum(ends) + sum(ending.pop(index, []))
     return peak
 
 

@@ -111,14 +111,17 @@ def make_plan(
         else 0,
     }
 
-    frozen, weights_bytes = 0.0, 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+    unet_bytes = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    # all of a folder is read, the VAE even where latents are stored: it has their fingerprint
+    vae_bytes = compute_vae_bytes(job.vae) if job.vae else 0
+    weights_bytes = job.reads_weights * (vae_bytes + job.reads_unet * unet_bytes)
+    frozen = 0.0
     if job.encodes and job.vae:
         encoding = compute_encoding_bytes(job.diffusion, job.vae, rows, train.compute_dtype)
-        memory["frozen VAE"] = compute_vae_bytes(job.vae)
+        memory["frozen VAE"] = vae_bytes
         # done before the UNet's forward pass, whose activations take the same memory later
         memory["encoding, beyond the activations"] = max(0, encoding - max(kept, gradients))
         frozen = float(count_encoding_flops(job.diffusion, job.vae) * train.batch_size)
-        weights_bytes += memory["frozen VAE"]
     height, width, _ = job.diffusion.canvas.shape
     count = count_unet_flops(config, height, width, text_tokens=TEXT_TOKENS)
     model_flops = float(count.total.step * train.batch_size)
@@ -182,7 +185,12 @@ def find_lighter_remat(
     efficiency: float = DEFAULT_EFFICIENCY,
     usable: float = USABLE_FRACTION,
 ) -> Plan | None:
-    """Return the fitting plan with the least remat; None if that is the job's own."""
+    """Return the fitting plan with the least remat; None if that is the job's own.
+
+    None for a VAE, too, which has no remat.
+    """
+    if job.crop_px:
+        return None
     for policy in REMAT_POLICIES[: REMAT_POLICIES.index(job.train.remat)]:
         train = dataclasses.replace(job.train, remat=policy)
         lighter_job = dataclasses.replace(job, train=train)
@@ -197,17 +205,11 @@ def find_fitting_overrides(
 ) -> str | None:
     """Return the overrides that make a job fit at the least cost in time; None if none do.
 
-    Tries fsdp over a node or slice, then more remat, then gradient accumulation.
+    Tries fsdp over a node or slice, then more remat, then gradient accumulation; for a VAE, which
+    has neither of the former, accumulation alone.
     """
-    # within a node first: it costs fast links only, while remat costs computing
-    alone = MeshSettings(data=1, fsdp=-1, allow_replicated=True)
-    fsdp = divide_network(job.diffusion, job.unet, alone, topology.group).settings.fsdp
-    mesh = dataclasses.replace(job.mesh, data=-1, fsdp=fsdp, tensor=1, slice=topology.slices)
-    trials = [dataclasses.replace(job, mesh=mesh)]
-    for policy in REMAT_POLICIES[REMAT_POLICIES.index(job.train.remat) + 1 :]:
-        train = dataclasses.replace(job.train, remat=policy)
-        trials.append(dataclasses.replace(trials[0], train=train))
-    last = trials[-1]
+    trials = [] if job.crop_px else _reduce_memory(job, topology)
+    last = trials[-1] if trials else job
     # accumulation last: it gathers all weights again for each microbatch
     for parts in (2, 4, 8, 16):
         train = dataclasses.replace(last.train, grad_accum_steps=parts)
@@ -218,6 +220,19 @@ def find_fitting_overrides(
             if make_plan(trial, topology, usable=usable).fits:
                 return " ".join(format_overrides(job, trial))
     return None
+
+
+def _reduce_memory(job: TrainingJob, topology: Topology) -> list[TrainingJob]:
+    """Return the job with fsdp over a node or slice, then with more and more remat."""
+    # within a node first: it costs fast links only, while remat costs computing
+    alone = MeshSettings(data=1, fsdp=-1, allow_replicated=True)
+    fsdp = divide_network(job.diffusion, job.unet, alone, topology.group).settings.fsdp
+    mesh = dataclasses.replace(job.mesh, data=-1, fsdp=fsdp, tensor=1, slice=topology.slices)
+    trials = [dataclasses.replace(job, mesh=mesh)]
+    for policy in REMAT_POLICIES[REMAT_POLICIES.index(job.train.remat) + 1 :]:
+        train = dataclasses.replace(job.train, remat=policy)
+        trials.append(dataclasses.replace(trials[0], train=train))
+    return trials
 
 
 def format_overrides(job: TrainingJob, other: TrainingJob) -> list[str]:

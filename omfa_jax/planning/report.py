@@ -32,8 +32,8 @@ def format_plan(job: TrainingJob, made: Plan, efficiency: float) -> str:
         *(["received per device and step, GB"] if made.traffic else ["one device: no traffic"]),
         *(f"  {name:40}{size / 1e9:10.2f}" for name, size in made.traffic.items()),
         "",
-        f"FLOPs per step                            {made.model_flops:10.3e},"
-        f" {made.executed_flops:.3e} with remat{' and the VAE' if made.frozen_flops else ''}",
+        f"FLOPs per step                            {made.model_flops:10.3e}"
+        f"{describe_executed_flops(made)}",
         f"compute time, assuming {efficiency:4.0%} of peak       {made.compute_seconds:10.3f} s",
         f"communication time                        {made.traffic_seconds:10.3f} s",
         f"step time, full / no overlap              {made.step_seconds:10.3f} s /"
@@ -43,8 +43,27 @@ def format_plan(job: TrainingJob, made: Plan, efficiency: float) -> str:
         f"{job.train.steps * made.step_seconds / 3600:10.1f} h",
         "",
         *format_storage(made.storage),
+        *describe_slow_saves(job, made),
     ]
     return "\n".join(lines)
+
+
+def describe_executed_flops(made: Plan) -> str:
+    """Return the FLOPs with all that is not the trained network's own; "" if there are none."""
+    parts = {"remat": made.remat != "none", "the VAE's encoder": bool(made.frozen_flops)}
+    more = " and ".join(name for name, is_there in parts.items() if is_there)
+    return f", {made.executed_flops:.3e} with {more}" if more else ""
+
+
+def describe_slow_saves(job: TrainingJob, made: Plan) -> list[str]:
+    """Return a line if a save is not done when the next begins, for which training then waits."""
+    between = job.train.save_every_steps * made.step_seconds
+    if made.storage.save_seconds <= between:
+        return []
+    return [
+        f"a save takes longer than the {between:.1f} s between saves, and training waits for it:"
+        " raise config.checkpoint.every_steps"
+    ]
 
 
 def describe_inputs(job: TrainingJob) -> str:
@@ -66,38 +85,46 @@ def describe_data(job: TrainingJob, made: Plan) -> str:
             " step would run the VAE's encoder, too"
         )
     without = made.executed_flops - made.frozen_flops
+    faster = max(made.compute_seconds * without / made.executed_flops, made.traffic_seconds)
+    names = ("frozen VAE", "encoding, beyond the activations")
+    memory = sum(made.memory[name] for name in names) / 2**30
     return (
         f"from pictures: the VAE's encoder adds {made.frozen_flops / without:.0%} to a step's"
-        " FLOPs, which stored latents (`omfa data latents`, config.data.latents) save"
+        " FLOPs; stored latents (`omfa data latents`, config.data.latents) would save"
+        f" {made.step_seconds - faster:.3f} s a step and {memory:.2f} GiB per device"
     )
 
 
 def format_storage(storage: StorageTraffic) -> list[str]:
     """Return the lines on what is read and written, at the assumed rate."""
     hosts = f"{storage.hosts} host" + "s" * (storage.hosts > 1)
+    weights = "initial weights and" if storage.weights_bytes else "no initial weights;"
     return [
         f"storage, bucket or disk, at {storage.rate / 1e9:g} GB/s for each of {hosts}",
         f"  {'a save, by all hosts, GB':40}{storage.checkpoint_bytes / 1e9:10.2f} "
         f" {storage.save_seconds:.1f} s, beside training",
         f"  {'a restore, read by each host, GB':40}{storage.restore_bytes / 1e9:10.2f} "
         f" {storage.restore_seconds:.1f} s",
-        f"  {'initial weights and first batch, GB':40}"
+        f"  {f'{weights} first batch, GB':40}"
         f"{(storage.weights_bytes + storage.batch_bytes) / 1e9:10.2f} "
         f" {storage.start_seconds:.1f} s, read by each host",
     ]
 
 
-def format_sampling(sampling: SamplingMemory, made: Plan) -> str:
-    """Return the memory of sampling as text."""
+def format_sampling(sampling: SamplingMemory, made: Plan, guidance: float) -> str:
+    """Return the memory of sampling as text; `guidance` is its scale, 1 for none."""
     gib, found = 2**30, "fits" if sampling.peak_bytes <= made.usable_bytes else "DOES NOT FIT"
     return "\n".join(
         [
-            f"sampling {sampling.pictures} at once on one device, guidance on, bfloat16, GiB",
+            "",
+            f"`omfa sample` in bfloat16, {sampling.pictures} at once on one device"
+            f" (--sample-batch-size), guidance {guidance:g}, GiB",
             f"  {'weights, float32':40}{sampling.weights_bytes / gib:10.2f}",
-            f"  {'their copy in bfloat16':40}{sampling.cast_bytes / gib:10.2f}",
+            f"  {'a copy in bfloat16, without the blocks':40}{sampling.cast_bytes / gib:10.2f}",
             f"  {'a call of the UNet':40}{sampling.unet_bytes / gib:10.2f}",
             f"  {'decoding':40}{sampling.vae_bytes / gib:10.2f}",
-            f"  {'peak':40}{sampling.peak_bytes / gib:10.2f}  {found}",
+            f"  {'peak':40}{sampling.peak_bytes / gib:10.2f}  {found}; at most about"
+            f" {sampling.count_fitting(made.usable_bytes)} at once fit",
         ]
     )
 

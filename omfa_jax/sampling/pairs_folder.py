@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omfa_jax.core.append_only import AppendOnlyFile, read_json_lines
-from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries, parse_json
+from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.name_lists import format_list_line
 from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.run_facts import describe_changes

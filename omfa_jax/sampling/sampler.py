@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, UInt8, UInt32
 
 from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
@@ -19,13 +19,12 @@ from omfa_jax.diffusion.denoising_loop import (
     SamplerSettings,
     StepCallback,
     make_sampler_plan,
-    sample,
 )
 from omfa_jax.diffusion.noise import make_example_keys
-from omfa_jax.models import Compute, decode_any_size, encode_any_size
-from omfa_jax.models.reference_unet import cache_reference
+from omfa_jax.models import Compute
 from omfa_jax.parallel.attention_kernels import get_attention_kernel, select_attention_kernel
-from omfa_jax.weights.omfa_model import Model, make_apply_fn
+from omfa_jax.sampling.sampler_program import SamplerProgram
+from omfa_jax.weights.omfa_model import Model
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def choose_dtype(asked: str, platform: str) -> str:
     return "float32" if platform == "cpu" else "bfloat16"
 
 
-class Sampler:
+class Sampler(SamplerProgram):
     """Generates the noised components of a task; compiled once per task and batch size.
 
     `dtype` is the networks' compute dtype: "auto" is bfloat16 on accelerators and float32
@@ -83,8 +82,6 @@ class Sampler:
             raise OmfaError("this model has no UNet weights; load a trained model (--checkpoint)")
         # raises for impossible timesteps now, before anything is trained or compiled
         make_sampler_plan(model.settings, settings)
-        self.model = model
-        self.settings = settings
         used = list(devices) if devices else [get_default_device()]
         platform = used[0].platform
         dtype = choose_dtype(dtype, platform)
@@ -95,10 +92,8 @@ class Sampler:
             *(dtype, len(used), used[0].device_kind, kernel),
         )
         compute = Compute(jnp.dtype(dtype), kernel=get_attention_kernel(kernel))
-        self._apply = make_apply_fn(model.settings, model.unet_config, compute)
+        super().__init__(model, settings, compute, on_step=on_step)
         self.dtype = dtype
-        self._dtype = jnp.dtype(dtype)
-        self._on_step = on_step
         self._table = make_noised_table(model.settings.tasks)
         self.devices = len(used)
         self._mesh = Mesh(np.asarray(used, object), ("rows",), axis_types=(AxisType.Auto,))
@@ -207,84 +202,10 @@ class Sampler:
         # so an image does not depend on how many devices there are
         replicated, rows = PartitionSpec(), PartitionSpec("rows")
         generate = jax.shard_map(
-            functools.partial(self._generate, noised=noised),
+            functools.partial(self.generate, noised=noised),
             mesh=self._mesh,
             in_specs=(replicated, replicated, rows, rows, rows, replicated, rows),
             out_specs=rows,
             check_vma=False,
         )
         return generate(params, constants, clean, pose, has_pose, row, keys)
-
-    def _generate(
-        self,
-        params: Any,
-        constants: Any,
-        clean: dict[str, Array],
-        pose: Array | None,
-        has_pose: Array | None,
-        row: Int[Array, ""],
-        keys: Array,
-        *,
-        noised: tuple[bool, ...],
-    ) -> dict[str, Float[Array, "b h w 3"]]:
-        model, count = self.model, len(keys)
-        x0, pose_canvas, noise = self._encode(constants, clean, pose, has_pose, keys)
-        mask: Bool[Array, "b 3"] = jnp.broadcast_to(jnp.asarray(noised), (count, len(noised)))
-        prompts = constants["prompts"]
-        result = sample(
-            lambda x, t, prompt: self._apply(params, x, t, prompt, prompts),
-            model.settings,
-            self.settings,
-            noise=noise,
-            x0=x0,
-            noised=mask,
-            pose=pose_canvas,
-            prompt=jnp.broadcast_to(row, (count,)),
-            null_prompt=len(model.settings.tasks),
-            prepare=cache_reference(self._apply, params, prompts),
-            on_step=self._on_step,
-        )
-        assert not isinstance(result, tuple)
-        return self._decode(constants, result, noised)
-
-    def _encode(
-        self,
-        constants: Any,
-        clean: dict[str, Array],
-        pose: Array | None,
-        has_pose: Array | None,
-        keys: Array,
-    ) -> tuple[Array, Array, Array]:
-        """Return the canvases of the clean components, the pose and the noise."""
-        model, canvas = self.model, self.model.settings.canvas
-        count = len(keys)
-
-        def encode_images(images):
-            return encode_any_size(model.vae_config, constants["vae"], images, dtype=self._dtype)
-
-        def assemble(parts):
-            return canvas.assemble(parts) if parts else jnp.zeros((count, *canvas.shape))
-
-        x0 = assemble({name: encode_images(images) for name, images in clean.items()})
-        pose_canvas = assemble({} if pose is None else {"person": encode_images(pose)})
-        # the null pose is a zero latent, which no image encodes to
-        if has_pose is not None:
-            pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
-        # over the full canvas, whatever the task noises: tasks share a seed's noise
-        noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
-        return x0, pose_canvas, noise
-
-    def _decode(
-        self, constants: Any, result: Array, noised: tuple[bool, ...]
-    ) -> dict[str, Float[Array, "b h w 3"]]:
-        """Return the images of the generated components of a canvas."""
-        model, canvas = self.model, self.model.settings.canvas
-        # the clean components are known as images, so they are not decoded
-        parts = canvas.split(result)
-        return {
-            name: decode_any_size(
-                model.vae_config, constants["vae"], parts[name], dtype=self._dtype
-            )
-            for name, flag in zip(COMPONENTS, noised, strict=True)
-            if flag
-        }

@@ -10,6 +10,7 @@ from typing import Literal
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath
 from omfa_jax.studies.study_manifest import Study, StudyRun
 
@@ -58,7 +59,7 @@ def read_failure(folder: AnyPath, run: StudyRun) -> str:
     """Return the reason of a failed run."""
     path = folder / run.workdir / FAILED
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_text())
         return f"exit status {found['status']}: {found['reason']}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"failed; {path} is damaged ({error})"
@@ -73,7 +74,7 @@ def read_result(folder: AnyPath, run: StudyRun) -> RunResult:
     """Return a finished run's result; OmfaError for that of another run or length."""
     path = folder / run.workdir / RESULT
     try:
-        result = RunResult(**json.loads(path.read_text()))
+        result = RunResult(**parse_json(path.read_text()))
         # a missing key or a value that is not a number is damage
         result.losses["loss"].__float__()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_file
 from omfa_jax.core.paths import AnyPath
 
@@ -173,8 +173,8 @@ def read_rows(path: AnyPath) -> tuple[list[str], list[tuple[int, dict]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
+                row = parse_json(line)
+            except ValueError:
                 row = None
             if row is None and at == len(lines) and rows and not text.endswith("\n"):
                 log.warning("%s: skipped its truncated last line (line %d)", path, at)

@@ -15,6 +15,7 @@ from typing import Any
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_dir
 from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.value_rules import MAX_COUNT, FloatRange, IntRange, check_fields
@@ -212,7 +213,7 @@ def read_study(folder: str | os.PathLike) -> Study:
     folder = require_any_dir(folder, "study", "the study folder (`omfa scaling plan --out`)")
     path = folder / STUDY_FILE
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = parse_json(path.read_text())
         if found.pop("format") != FORMAT:
             raise ValueError(f"format is not {FORMAT}")
         runs = tuple(StudyRun(**run) for run in found.pop("runs"))

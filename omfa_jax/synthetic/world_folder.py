@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from omfa_jax.core.atomic_files import atomic_write, parse_json
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath
 from omfa_jax.synthetic.world import World
 

@@ -1,10 +1,11 @@
-"""Lower the training step from shapes alone, to compile or time it without a run."""
+"""Lower the training step of a UNet or a VAE from shapes alone, to compile or time it."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import ShapeDtypeStruct as Shape
 from jax.sharding import Mesh
 
@@ -14,13 +15,14 @@ from omfa_jax.models import UNetConfig, VAEConfig, encode, get_vae_shapes
 from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.parallel.global_arrays import ROW
 from omfa_jax.parallel.mesh import check_batch_size, make_replicated_sharding
-from omfa_jax.parallel.sharding_rules import UNET_RULES
+from omfa_jax.parallel.sharding_rules import REPLICATED_RULES, UNET_RULES
 from omfa_jax.train.network import make_training_network
-from omfa_jax.train.objective import make_diffusion_objective
+from omfa_jax.train.objective import Objective, make_diffusion_objective
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import TrainState, get_state_shardings, make_abstract_state
 from omfa_jax.train.step import Step, make_step
+from omfa_jax.train.vae_run import make_vae_training_objective, split_vae_params
 from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
 
@@ -75,8 +77,57 @@ def make_aot_step(
     def encode_images(params: Any, images: Any) -> Any:
         return encode(vae, params, images, dtype=train.compute_dtype) if vae else images
 
-    step = make_step(
+    return _make_aot_step(
         make_diffusion_objective(diffusion, train.loss, network, encode_images),
+        optimizer,
+        state,
+        shardings,
+        constants,
+        make_abstract_batch(diffusion, train.batch_size, pictures=vae is not None),
+        train,
+        mesh,
+    )
+
+
+def make_aot_vae_step(
+    diffusion: DiffusionSettings,
+    vae: VAEConfig,
+    train: TrainSettings,
+    mesh: Mesh,
+    *,
+    crop_px: int,
+    decoder_only: bool,
+) -> AotStep:
+    """Return the step that trains a VAE, or its decoder alone, on crops of pictures."""
+    check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
+    optimizer = make_optimizer(train.optimizer, train.steps)
+    trained, constants = split_vae_params(get_vae_shapes(vae), decoder_only=decoder_only)
+    state = make_abstract_state(trained, optimizer, train.ema_decay)
+    return _make_aot_step(
+        # noise of the latents changes what is learned, not what a step takes
+        make_vae_training_objective(vae, train.compute_dtype, crop_px, latent_noise=0.0),
+        optimizer,
+        state,
+        get_state_shardings(state, REPLICATED_RULES, mesh),
+        constants,
+        make_abstract_batch(diffusion, train.batch_size, pictures=True),
+        train,
+        mesh,
+    )
+
+
+def _make_aot_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    shardings: TrainState,
+    constants: Any,
+    batch: dict[str, Shape],
+    train: TrainSettings,
+    mesh: Mesh,
+) -> AotStep:
+    step = make_step(
+        objective,
         optimizer,
         train.ema_decay,
         shardings,
@@ -85,7 +136,6 @@ def make_aot_step(
         grad_accum_steps=train.grad_accum_steps,
         skip_nonfinite=train.on_nonfinite == "skip",
     )
-    batch = make_abstract_batch(diffusion, train.batch_size, pictures=vae is not None)
     return AotStep(step, state, shardings, constants, batch)
 
 

@@ -22,6 +22,7 @@ from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
 from omfa_jax.train.initial_weights import make_preset_vae, make_prompt_rows
 from omfa_jax.train.loop import Batches, TrainRun
 from omfa_jax.train.network import make_unet_config
+from omfa_jax.train.objective import Objective
 from omfa_jax.train.settings import InitialWeightsSource, TrainSettings
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.vae_objective import make_vae_objective, rescale_initial_vae
@@ -70,14 +71,32 @@ def load_initial_vae(
     else:
         vae_config = read_description(to_path(decoder_of)).vae_config
         params = load_vae(to_path(decoder_of), vae_config)
-        constants = {name: params[name] for name in ENCODER}
-        start = {name: params[name] for name in params if name not in constants}
+        start, constants = split_vae_params(params, decoder_only=True)
     return VAETraining(
         vae_config=vae_config,
         constants=constants,
         start=start,
         crop_px=crop_px,
         latent_noise=latent_noise,
+    )
+
+
+def split_vae_params(params: Params, *, decoder_only: bool) -> tuple[Params, Params]:
+    """Return a VAE's (trained, constant) parameters; the decoder alone leaves the encoder out."""
+    constants = {name: params[name] for name in ENCODER} if decoder_only else {}
+    return {name: params[name] for name in params if name not in constants}, constants
+
+
+def make_vae_training_objective(
+    vae_config: VAEConfig, dtype: str, crop_px: int, latent_noise: float
+) -> Objective:
+    """Return the objective of a VAE; `latent_noise` is in standard deviations of scaled latents."""
+    return make_vae_objective(
+        lambda params, images: encode_posterior(vae_config, params, images, dtype=dtype),
+        lambda params, z: decode(vae_config, params, z * vae_config.scaling_factor, dtype=dtype),
+        crop_px=crop_px,
+        # the setting is in scaled latents, the objective works on unscaled ones
+        latent_noise=latent_noise / vae_config.scaling_factor,
     )
 
 
@@ -101,18 +120,12 @@ def make_vae_run(
     config: Mapping[str, Any],
 ) -> TrainRun:
     """Return the run that trains a VAE; `config` is the complete config as nested dicts."""
-    vae_config, start, dtype = training.vae_config, training.start, settings.compute_dtype
+    vae_config, start = training.vae_config, training.start
     return TrainRun(
         workdir=workdir,
         settings=settings,
-        objective=make_vae_objective(
-            lambda params, images: encode_posterior(vae_config, params, images, dtype=dtype),
-            lambda params, z: decode(
-                vae_config, params, z * vae_config.scaling_factor, dtype=dtype
-            ),
-            crop_px=training.crop_px,
-            # the setting is in scaled latents, the objective works on unscaled ones
-            latent_noise=training.latent_noise / vae_config.scaling_factor,
+        objective=make_vae_training_objective(
+            vae_config, settings.compute_dtype, training.crop_px, training.latent_noise
         ),
         # only what is drawn: a decoder starts from trained weights, which have their scale
         start=(lambda: rescale_initial_vae(start())) if callable(start) else start,

@@ -1,8 +1,8 @@
 """Recognition of weight files by their first bytes, for errors that say what a file is."""
 
-import json
 import re
 
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath
 
 # bytes read to recognise a file; a tar archive is marked at byte 257
@@ -85,7 +85,7 @@ def has_safetensors_start(start: bytes, size: int) -> bool:
 
 def _compare_size(header: bytes, body: int, size: int) -> tuple[str, str] | None:
     try:
-        entries = json.loads(header)
+        entries = parse_json(header)
         ends = [row["data_offsets"][1] for key, row in entries.items() if key != "__metadata__"]
         expected = body + max(ends, default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):

@@ -1,12 +1,12 @@
 """The alphas of a LoRA, which divided by the rank scale its changes."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import to_path
 from omfa_jax.weights.tensor_files import read_json
 from omfa_jax.weights.torch_tensors import LazyTensors
@@ -71,7 +71,7 @@ def _read_config(tensors: LazyTensors) -> dict[str, Any]:
     beside = to_path(tensors.where).with_name(CONFIG_FILE)
     if text is not None:
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
             # the UNet's fields, among those of the text encoders
             own = {k.removeprefix("unet."): v for k, v in fields.items() if k.startswith("unet.")}
         except (ValueError, AttributeError, RecursionError):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath, is_remote
 from omfa_jax.weights.tensor_files import DTYPES, STEM, cast_tensor, write_json
 from omfa_jax.weights.tensor_names import NameRow, to_contiguous
@@ -60,7 +61,7 @@ def mmap_tensors(path: Path) -> dict[str, np.ndarray]:
     # a plain array over the map, since slices of an np.memmap are slow to make
     data = np.memmap(path, np.uint8, "r").view(np.ndarray)
     length = int.from_bytes(data[:8].tobytes(), "little")
-    header = json.loads(data[8 : 8 + length].tobytes())
+    header = parse_json(data[8 : 8 + length].tobytes())
     header.pop("__metadata__", None)
     # offsets in the header are relative to the end of the header
     kinds = {CODES[dtype]: kind for dtype, kind in DTYPES.items()}

@@ -10,8 +10,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from omfa_jax.core.atomic_files import get_umask, parse_json
+from omfa_jax.core.atomic_files import get_umask
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_file
 from omfa_jax.core.paths import AnyPath, is_remote, local_copy, to_path
 from omfa_jax.core.retry import call_with_retries

@@ -1,7 +1,6 @@
 """PyTorch tensors on disk: safetensors or pickled, in a single file or in shards with an index."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from omfa_jax.core.errors import OmfaError, raise_all, require_modules
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.npz_reader import require_uncompressed
 from omfa_jax.core.paths import AnyPath, local_copy
 from omfa_jax.core.retry import call_with_retries
@@ -151,7 +151,7 @@ def _read_float8(path: AnyPath, key: str, kind: str) -> np.ndarray:
     # numpy has no such dtype, and older safetensors cannot return these tensors
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(length))[key]
+        entry = parse_json(file.read(length))[key]
         first, end = entry["data_offsets"]
         file.seek(8 + length + first)
         data = np.frombuffer(file.read(end - first), FLOAT8[kind])

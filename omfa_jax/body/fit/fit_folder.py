@@ -21,10 +21,10 @@ from omfa_jax.core.atomic_files import (
     atomic_write,
     delete_stale_temporaries,
     exclusive_lock,
-    parse_json,
 )
 from omfa_jax.core.errors import OmfaError, describe_damage
 from omfa_jax.core.file_states import FileStates
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_writable_file
 from omfa_jax.core.paths import AnyPath, to_path
 

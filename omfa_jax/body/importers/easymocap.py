@@ -32,8 +32,8 @@ from omfa_jax.body.importers.importer_common import (
 from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from omfa_jax.body.smpl_model import SmplBody
 from omfa_jax.body.smpl_to_smplx import MEAN_REST_PELVIS_M
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 
 SMPL_SIZES, SMPLX_SIZES = (69, 72), (87, 165)
 _MATRIX = re.compile(r"^(\w+):\s*!!opencv-matrix\s+rows:\s*\d+.*?data:\s*\[(.*?)\]", re.M | re.S)

@@ -20,8 +20,8 @@ from omfa_jax.body.importers.importer_common import (
 )
 from omfa_jax.body.importers.smplx_params import parse_smplx_params
 from omfa_jax.body.safe_pickle import read_pickle
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 
 
 class SmplerXImporter:

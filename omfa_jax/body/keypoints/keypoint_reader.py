@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from omfa_jax.body.keypoints.file_people import FilePerson
 from omfa_jax.body.keypoints.joint_orders import BODY_25, MIN_CONFIDENCE
 from omfa_jax.body.keypoints.keypoint_formats import list_people
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath, to_path
 
 MAX_ASPECT_ERROR = 0.02

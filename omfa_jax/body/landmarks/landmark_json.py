@@ -25,8 +25,8 @@ from omfa_jax.body.landmarks.person_landmarks import (
     PersonLandmarks,
     find_people,
 )
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError, describe_damage
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath
 
 FORMAT, VERSION = "omfa_landmarks", 1

@@ -64,7 +64,9 @@ def build_records(
     # --overwrite replaces --out, and must not delete the raw data with it
     require_disjoint(out_dir, {"--raw": raw_dir})
     how = WriteOptions(shard_records, runner, beam_options, processes)
-    root = require_any_dir(raw_dir, "raw data set", "--raw")
+    # absolute: Beam workers may run in another directory
+    root = require_any_dir(raw_dir, "raw data set", "--raw").absolute()
+    raw_dir = os.fspath(root)
     dataset = resolve_dataset(root, dataset, BUILDERS)
     builder = BUILDERS[dataset]
     options = require_item_options(dataset, item_options or {})
@@ -77,12 +79,12 @@ def build_records(
             " all again in one of them: `omfa data poses --overwrite --style STYLE`"
         )
     warnings: list[str] = []
-    splits = builder.list_items(os.fspath(raw_dir), warnings, **options)
+    splits = builder.list_items(raw_dir, warnings, **options)
     shards = plan_shards(
         builder.name, {name: len(items) for name, items in splits.items()}, shard_records
     )
     with open_staging_folder(out_dir, f"{builder.name}/{builder.VERSION}") as partial:
-        source, states = ImageShardSource(builder, partial), FileStates()
+        source, states = ImageShardSource(builder, partial, raw_dir), FileStates()
         for shard in shards:
             # a worker then loads only its own shard's items, and a resumed build the same ones
             source.store_items(shard, splits[shard.split][shard.start : shard.stop], states)
@@ -93,7 +95,7 @@ def build_records(
         if not report.built:
             # there is nothing to resume: the same call would find nothing again
             partial.discard()
-            raise OmfaError(format_empty_build(os.fspath(raw_dir), report))
+            raise OmfaError(format_empty_build(raw_dir, report))
         facts: dict[str, Any] = {
             "splits": report.built_per_split,
             "pose_style": styles[0] if styles else None,

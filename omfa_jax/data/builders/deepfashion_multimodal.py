@@ -23,8 +23,8 @@ from jaxtyping import Float32, UInt8
 from omfa_jax.body.body_file import read_body_source
 from omfa_jax.body.keypoints.keypoint_reader import KeypointsError, require_photo_size
 from omfa_jax.core import images
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_dir
 from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.builders import face_box

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 
-from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries, parse_json
+from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_file
 from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.data.checks import photo_duplicates

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import logging
+import os
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.file_states import FileState, FileStates
-from omfa_jax.core.paths import RemotePath
+from omfa_jax.core.paths import RemotePath, to_path
 from omfa_jax.data.records import record_schema
 from omfa_jax.data.records.shards import (
     Shard,
@@ -126,6 +128,7 @@ class ImageShardSource:
 
     builder: type[RecordsBuilder]
     partial: StagingFolder
+    raw_dir: str
     kind: record_schema.Kind = "images"
 
     def store_items(
@@ -154,7 +157,12 @@ class ImageShardSource:
         return pickle.loads(self.partial.get_items_path(shard.file_name).read_bytes())
 
     def iter_records(self, shard: Shard, report: ShardReport) -> Iterator[record_schema.Record]:
-        """Yield the records of all readable items; skips and flaws go to `report`."""
+        """Yield the records of all readable items; skips and flaws go to `report`.
+
+        Raises OmfaError if this process does not see the raw data set.
+        """
+        # else a machine without the mount would skip all of its items as photos that are missing
+        self._require_raw_dir()
         for item in self.load_items(shard):
             # one unusable item must not stop a build of hours
             outcome = _try_read(self.builder.read, item)
@@ -166,6 +174,22 @@ class ImageShardSource:
                 count, keys = report.flaws.get(flaw, (0, []))
                 report.flaws[flaw] = (count + 1, [*keys, record.key][:EXAMPLE_KEYS])
             yield record
+
+    def _require_raw_dir(self) -> None:
+        root = to_path(self.raw_dir)
+        try:
+            if isinstance(root, RemotePath):
+                found = "" if root.is_dir() else "nothing"
+            else:
+                with os.scandir(root) as entries:
+                    found = "" if next(entries, None) else "an empty folder"
+        except OSError as error:
+            found = error.strerror or str(error)
+        if found:
+            raise OmfaError(
+                f"{self.raw_dir}: expected the raw data set on {socket.gethostname()}, found"
+                f" {found}: every machine that writes shards needs --raw under this path"
+            )
 
 
 def merge_reports(

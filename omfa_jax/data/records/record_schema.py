@@ -11,6 +11,7 @@ import json
 import operator
 import os
 import pickle
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets import proto
 
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError, describe_damage, make_unknown_name_error
 from omfa_jax.core.exit_status import is_transient
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.path_checks import require_any_dir
 from omfa_jax.core.paths import AnyPath, RemotePath, to_path
 from omfa_jax.core.retry import call_with_retries
+from omfa_jax.core.value_rules import format_value
 from omfa_jax.data.records.shard_reader import ShardReader, require_whole
 
 # TFDS's own copy of tf.train.Example, without TensorFlow; type checkers cannot see its fields
@@ -207,6 +209,9 @@ def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
             call_with_retries(str(folder / MANIFEST), (folder / MANIFEST).read_text)
         )
         kind, written = manifest["kind"], manifest["format"]
+        current = written == FORMAT and kind in RECORD_TYPES
+        if current and (fault := _find_fault(manifest)):
+            raise ValueError(fault)
     except FileNotFoundError:
         hint = f"no {MANIFEST} there; build it with `omfa data build`"
         raise OmfaError(f"{folder} is not a complete records folder: {hint}") from None
@@ -214,16 +219,42 @@ def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
         raise OmfaError(
             f"{folder / MANIFEST} is damaged ({describe_damage(error)}); build again"
         ) from None
-    if written != FORMAT or kind not in RECORD_TYPES:
+    if not current:
         came = f"kind {kind!r}, format {written}"
         raise OmfaError(f"{folder}: expected records of format {FORMAT}, found {came}; build again")
     return manifest
 
 
-def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
+def _find_fault(manifest: dict[str, Any]) -> str:
+    """Return what is wrong with a manifest of the present format; "" if nothing is."""
+    splits, builder = manifest.get("splits"), manifest.get("builder")
+    counted = isinstance(splits, dict) and all(
+        type(count) is int and count >= 0 and re.fullmatch(r"\w+", name)
+        for name, count in splits.items()
+    )
+    if not counted:
+        return f"splits: expected the number of records by split, found {format_value(splits)}"
+    # the name of a folder below this one
+    if not isinstance(builder, str) or not re.fullmatch(r"\w+/[\d.]+", builder):
+        return f"builder: expected name/version, found {format_value(builder)}"
+    for name, kind in {
+        "latents": dict,
+        "report": dict,
+        "without_garment": dict,
+        "pose_style": str,
+    }.items():
+        if manifest.get(name) is not None and not isinstance(manifest[name], kind):
+            return f"{name}: expected {kind.__name__}, found {format_value(manifest[name])}"
+    latents = manifest.get("latents") or {}
+    lacking = [name for name in ("vae_id", "slots", "shapes") if name not in latents]
+    return f"latents: without {lacking[0]}" if manifest["kind"] == "latents" and lacking else ""
+
+
+def open_records(records_dir: str | os.PathLike, split: str, counted: bool = True) -> RecordSource:
     """Open one split of image or latent records.
 
-    Raises OmfaError if the folder is not a complete records folder or lacks the split.
+    Raises OmfaError if the folder is not a complete records folder or lacks the split, and with
+    `counted` if the split has another number of records than the manifest says.
     """
     folder = to_path(records_dir)
     manifest = read_manifest(folder)
@@ -235,6 +266,9 @@ def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
     except Exception as error:  # TFDS raises many exception types on a damaged folder
         reason = " ".join(str(error).split())[:200]
         raise OmfaError(f"{folder}: the records cannot be read ({reason}); build again") from None
+    if counted and manifest["splits"][split] != sum(info.shard_lengths):
+        came = f"{manifest['splits'][split]} records of {split}, its shards {info.num_examples}"
+        raise OmfaError(f"{folder}: {MANIFEST} has {came}; build again")
     names = sorted(info.filenames)
     sizes = call_with_retries(f"{place}", lambda: list_sizes(place))
     require_whole(place, names, info.num_bytes, sizes)

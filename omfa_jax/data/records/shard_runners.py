@@ -3,13 +3,12 @@
 import collections
 import functools
 import logging
-import shlex
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.process_pool import ordered_map
+from omfa_jax.data.records.beam_pipeline import write_shards_with_beam
 from omfa_jax.data.records.shards import Shard, ShardOutcome, ShardSource, write_shard
 from omfa_jax.data.records.staging import StagingFolder
 from omfa_jax.data.records.write_options import WriteOptions
@@ -23,7 +22,7 @@ def write_shards(
     """Write every missing shard; log what a restart found."""
     partial.delete_other_shards([shard.file_name for shard in shards])
     if how.runner == "beam":
-        _beam(partial, source, shards, how.beam_options)
+        write_shards_with_beam(partial, source, shards, how.beam_options)
         return
     write = functools.partial(write_shard, partial, source)
     total = sum(shard.stop - shard.start for shard in shards)
@@ -52,30 +51,3 @@ def write_shards(
             " settings",
             fates["rewritten"],
         )
-
-
-def _beam(
-    partial: StagingFolder, source: ShardSource, shards: Sequence[Shard], options: str
-) -> None:
-    """Write the shards in a Beam pipeline; `partial` must be a path shared by all workers."""
-    require_modules("--runner beam", "beam", "apache_beam")
-    import apache_beam as beam  # type: ignore[import-not-found]
-    from apache_beam.options.pipeline_options import (  # type: ignore[import-not-found]
-        PipelineOptions,
-    )
-
-    write = functools.partial(write_shard, partial, source)
-    try:
-        with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
-            _ = (
-                pipeline
-                | "Shards" >> beam.Create(list(shards))
-                # without it Beam fuses the steps and one worker writes every shard
-                | "Spread" >> beam.Reshuffle()
-                | "Write" >> beam.Map(write)
-            )
-    except OmfaError:
-        raise
-    except Exception as error:  # runners wrap the errors of their workers in own types
-        reason = " ".join(str(error).split())[-400:]
-        raise OmfaError(f"the Beam pipeline failed: {reason}") from error

@@ -24,6 +24,7 @@ from omfa_jax import __version__
 from omfa_jax.core.atomic_files import get_umask
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.file_states import FileState
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath, RemotePath, is_remote
 from omfa_jax.data.records import record_schema
 from omfa_jax.data.records.staging import StagingFolder, convert_disk_errors
@@ -173,7 +174,7 @@ def is_finished(partial: StagingFolder, shard: Shard, stamp: str) -> bool:
 
 def read_shard_report(partial: StagingFolder, shard: Shard) -> ShardReport:
     """Return the shard's stored report."""
-    return ShardReport(**json.loads(partial.get_report_path(shard.file_name).read_text()))
+    return ShardReport(**parse_json(partial.get_report_path(shard.file_name).read_text()))
 
 
 def compute_stamp(*facts: Any, known: Mapping[RemotePath, FileState | None] | None = None) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from omfa_jax.core.append_only import append_or_roll_back
 from omfa_jax.core.atomic_files import atomic_write, exclusive_lock
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.evals.judge.judge_prompts import GARMENT_LABEL, GENERATED_LABEL
 from omfa_jax.evals.judge.settings import FRAME_PX, JudgePair, JudgeSettings
 
@@ -109,7 +110,7 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
 def _entries(content: bytes, path: Path) -> list[LedgerEntry]:
     header, *lines = content.split(b"\n")
     try:
-        known = json.loads(header) == HEADER
+        known = parse_json(header) == HEADER
     except ValueError:
         known = False
     if not known:
@@ -117,7 +118,7 @@ def _entries(content: bytes, path: Path) -> list[LedgerEntry]:
     entries, torn = [], 0
     for line in filter(None, lines):
         try:
-            entries.append(LedgerEntry(**json.loads(line)))
+            entries.append(LedgerEntry(**parse_json(line)))
         # a kill in the middle of a write; the lines before and after it are still good
         except (ValueError, TypeError):
             torn += 1

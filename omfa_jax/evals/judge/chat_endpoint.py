@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 # far beyond an answer of a few hundred tokens: more is not a chat completion
+from omfa_jax.core.json_text import parse_json
+
 MAX_ANSWER_BYTES = 4 << 20
 RETRYABLE_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses of temporary errors
 FATAL_STATUSES = {401, 403, 404, 405}  # statuses that every other request would get too
@@ -135,7 +137,7 @@ class ChatEndpoint:
 def _message(text: str) -> str:
     """Return the message of an error body in OpenAI's format, else the body."""
     try:
-        return str(json.loads(text)["error"]["message"])
+        return str(parse_json(text)["error"]["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return text
 

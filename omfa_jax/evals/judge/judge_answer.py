@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from omfa_jax.core.json_text import parse_json
+
 # the prompts ask for at most 30 words
 REASON_CHARACTERS = 500
 
@@ -25,7 +27,7 @@ class Reply:
 def parse_reply(body: bytes) -> Reply:
     """Return the first choice of a chat completion, with text "" if there is none."""
     try:
-        content = json.loads(body)
+        content = parse_json(body)
     except (ValueError, RecursionError):
         return Reply("", "the response is not JSON", None)
     if not isinstance(content, dict):

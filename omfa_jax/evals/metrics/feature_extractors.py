@@ -1,7 +1,6 @@
 """Feature extractors for single images: Inception (FID, KID), CLIP (CLIP-FID, CLIP-I), DINO."""
 
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.evals.image_preparation import (
     resize_and_center_crop,
     resize_bicubic_float,
@@ -126,7 +126,7 @@ def _load_pretrained(found: FoundWeights, name: str, kind: str, device: str, **o
     import transformers
 
     try:
-        config = json.loads((found.path / "config.json").read_text())
+        config = parse_json((found.path / "config.json").read_text())
         came = config.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise OmfaError(f"{found.path}/config.json: not a readable model config: {error}") from None

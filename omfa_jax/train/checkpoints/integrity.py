@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath, RemotePath
 from omfa_jax.core.remote_dirs import move_remote
 from omfa_jax.core.storage_errors import find_storage_error
