@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import convert_weights
+from omfa_jax.cli.datasets import parse_pairs_text
 from omfa_jax.cli.flags import (
     BoundedValue,
     HelpFormatter,
@@ -85,7 +86,7 @@ def test_every_flag_with_a_default_number_has_such_a_type():
 
 
 LOCAL_TYPES = (parse_path_text, parse_path)
-ANY_TYPES = (parse_any_path_text, parse_any_path)
+ANY_TYPES = (parse_any_path_text, parse_any_path, parse_pairs_text)
 
 
 def test_every_path_names_something():

@@ -187,8 +187,8 @@ def test_a_large_download_is_announced_and_errors_name_the_url(gs, caplog, monke
     assert len(ours) == 1 and ours[0].startswith(f"downloading {gs}/d/big.bin, 0.0 GB")
 
 
-def test_the_page_takes_a_model_from_storage(gs, tmp_path):
-    runner = JobRunner(str(put(TINY_FOLDER, gs / "model")), tmp_path)
+def test_the_page_takes_a_model_from_storage(store, tmp_path):
+    runner = JobRunner(str(put(TINY_FOLDER, store / "model")), tmp_path)
     # where it lies is none of a visitor's business
     assert runner.shown_checkpoint is None and runner.model.unet_params
 

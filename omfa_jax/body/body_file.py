@@ -1,5 +1,6 @@
 """Body files: an .npz with one body's parameters, under smplx's names, and its camera."""
 
+import io
 import os
 from typing import Any
 
@@ -11,7 +12,7 @@ from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.npz_reader import UNPACK_ERRORS, read_arrays
 from omfa_jax.core.path_checks import require_any_file
-from omfa_jax.core.paths import AnyPath, to_path
+from omfa_jax.core.paths import AnyPath, RemotePath, to_path
 
 CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_translation")
 
@@ -103,9 +104,16 @@ def read_npz(path: str | os.PathLike, what: str, flag: str = "the path") -> dict
 
     Arrays of Python objects (the official SMPL-X file has some) are skipped, never unpickled.
     """
-    path = require_any_file(path, what, flag)
+    place = to_path(path)
     try:
-        with path.open("rb") as file:
+        # at once: in object storage a look and each part that is read are requests
+        content = place.read_bytes() if isinstance(place, RemotePath) else None
+    except FileNotFoundError:
+        content = None
+    if content is None:
+        place = require_any_file(place, what, flag)
+    try:
+        with place.open("rb") if content is None else io.BytesIO(content) as file:
             if file.read(6) == b"\x93NUMPY":
                 raise ValueError("it is a single array (.npy)")
             return read_arrays(file)

@@ -18,8 +18,10 @@ from omfa_jax.body.smpl_model import SmplBody
 from omfa_jax.body.smpl_to_smplx import SmplConverter
 from omfa_jax.core.atomic_files import delete_stale_temporaries, exclusive_lock
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.file_states import FileStates, list_folders
 from omfa_jax.core.images import read_upright_size
-from omfa_jax.core.path_checks import require_dir, require_writable_file
+from omfa_jax.core.path_checks import require_any_dir, require_any_writable_file
+from omfa_jax.core.paths import AnyPath
 
 PHOTO_DIRS = ("image", "images")
 # DressCode has garments (NNNNNN_1) in the same folder as people (NNNNNN_0)
@@ -84,7 +86,7 @@ def import_bodies(
     with contextlib.ExitStack() as locks:
         # sorted, so that two imports take their locks in the same order
         for folder in sorted({body.parents[1] for _, body in photos}):
-            require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
+            require_any_writable_file(folder / "smplx" / "NAME.npz", "--raw")
             locks.enter_context(exclusive_lock(folder))
             delete_stale_temporaries(folder / "smplx")
         return _import_photos(source, photos, raw_dir, convert, overwrite)
@@ -92,12 +94,12 @@ def import_bodies(
 
 def _import_photos(
     source: BodyImporter,
-    photos: list[tuple[Path, Path]],
+    photos: list[tuple[AnyPath, AnyPath]],
     raw_dir: str | os.PathLike,
     convert: SmplConverter,
     overwrite: bool,
 ) -> ImportReport:
-    report = ImportReport()
+    report, states = ImportReport(), FileStates()
     # list all photos before reading any frame, so that a wrong --in fails at once
     due = []
     matched: dict[str, str] = {}
@@ -111,7 +113,7 @@ def _import_photos(
             )
         if frame is None:
             report.no_body.append(name)
-        elif body.exists() and not overwrite:
+        elif not overwrite and states.find(body) is not None:
             report.kept += 1
         else:
             due.append((name, frame, photo, body))
@@ -141,17 +143,17 @@ def _import_photos(
     return report
 
 
-def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[Path, Path]]:
+def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[AnyPath, AnyPath]]:
     """Return (photo, body file) pairs of one split or of all; OmfaError if there are none."""
-    root = require_dir(raw_dir, "raw data set", "--raw")
-    parents = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
+    root = require_any_dir(raw_dir, "raw data set", "--raw")
+    parents = [root, *list_folders(root)]
     if split is not None:
-        parents = [require_dir(root / split, "split", "--split")]
+        parents = [require_any_dir(root / split, "split", "--split")]
     pairs = []
     for parent in parents:
         for folder in (parent / name for name in PHOTO_DIRS):
             if folder.is_dir() and parent.name not in PHOTO_DIRS:
-                names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
+                names = sorted(e.name for e in folder.iterdir() if e.name[0] != ".")
                 if parent.name in _MIXED:
                     names = [name for name in names if Path(name).stem.endswith("_0")]
                 pairs += [
@@ -172,7 +174,7 @@ def find_frame(source: BodyImporter, stem: str) -> str | None:
 
 
 def _import_one(
-    source: BodyImporter, frame: str, photo: Path, body: Path, convert: SmplConverter
+    source: BodyImporter, frame: str, photo: AnyPath, body: AnyPath, convert: SmplConverter
 ) -> tuple[int, bool]:
     """Write one body; return the number of people in the photo, and whether this one is upright."""
     estimate = source.read(frame, read_upright_size(photo, "photo"))

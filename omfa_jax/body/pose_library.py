@@ -30,7 +30,7 @@ from omfa_jax.body.smplx_forward import forward
 from omfa_jax.body.smplx_joints import JOINT_INDEX
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.json_text import parse_json
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
 
 LIBRARY_FILE = Path(__file__).parents[1] / "assets" / "poses.json"
 
@@ -53,9 +53,9 @@ def load_pose_library(path: str | os.PathLike | None = None) -> dict[str, Pose]:
     The format is described at the top of this module. Raises OmfaError, naming pose and key, for
     anything else.
     """
-    path = LIBRARY_FILE if path is None else require_file(path, "pose library", "--library")
+    path = LIBRARY_FILE if path is None else require_any_file(path, "pose library", "--library")
     try:
-        written = parse_json(Path(path).read_text())
+        written = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise OmfaError(f"pose library {path}: not JSON ({error})") from None
     if not isinstance(written, dict) or not written:

@@ -27,13 +27,15 @@ from omfa_jax.core.atomic_files import (
     exclusive_lock,
 )
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.file_states import FileStates, list_folders
 from omfa_jax.core.images import write_image
 from omfa_jax.core.json_text import parse_json
-from omfa_jax.core.path_checks import require_dir, require_writable_dir
+from omfa_jax.core.path_checks import require_any_dir, require_any_writable_dir
+from omfa_jax.core.paths import AnyPath, RemotePath, to_path
 from omfa_jax.core.process_pool import exit_with_parent
 
 # a body file, and the pose map to write
-RenderJob = tuple[Path, Path]
+RenderJob = tuple[AnyPath, AnyPath]
 
 SETTINGS_FILE = "pose_maps.json"
 _FILES_PER_PROCESS = 32
@@ -96,12 +98,12 @@ def render_folder(
     )
     # only to raise now if the file cannot be read: each process loads its own
     load_body_model(model_path)
-    target = require_writable_dir(out_dir, "--out")
+    target = require_any_writable_dir(out_dir, "--out")
     jobs = [(body, target / f"{body.stem}.png") for body in bodies]
     with exclusive_lock(target):
         delete_stale_temporaries(target)
         _claim(target, settings, overwrite=overwrite)
-        due = [(body, image) for body, image in jobs if not _is_fresh(image, body)]
+        due = _list_due(jobs)
         failed, done = {}, len(jobs) - len(due)
         with tqdm(total=len(jobs), initial=done, unit="map", desc="pose maps") as bar:
             for name, reason in _render_all(due, settings, _process_count(processes, len(due))):
@@ -126,9 +128,9 @@ def check_render_settings(style: str, backend: str, processes: int | None) -> No
     render_backends.resolve_backend(backend)
 
 
-def find_body_files(smplx_dir: str | os.PathLike) -> list[Path]:
+def find_body_files(smplx_dir: str | os.PathLike) -> list[AnyPath]:
     """Return the body files of a folder, sorted by name; OmfaError if there are none."""
-    source = require_dir(smplx_dir, "folder of body files", "--raw")
+    source = require_any_dir(smplx_dir, "folder of body files", "--raw")
     # hidden files are partial writes of a killed process, or macOS's "._name" files
     bodies = sorted(path for path in source.glob("*.npz") if not path.name.startswith("."))
     if not bodies:
@@ -138,20 +140,25 @@ def find_body_files(smplx_dir: str | os.PathLike) -> list[Path]:
 
 def find_styles(raw_dir: str | os.PathLike) -> list[str]:
     """Return the styles of the pose maps in a raw data set; those of other tools have none."""
-    notes = (folder / SETTINGS_FILE for folder in find_folders("pose", Path(raw_dir)))
+    notes = (folder / SETTINGS_FILE for folder in find_folders("pose", to_path(raw_dir)))
     return sorted({_read_note(note)["style"] for note in notes if note.is_file()})
 
 
-def find_folders(name: str, root: Path) -> list[Path]:
+def find_folders(name: str, root: AnyPath) -> list[AnyPath]:
     """Return the folders called `name` in a raw data set, up to two levels below its root.
 
     Symbolic links are followed; each folder is returned once.
     """
+    if isinstance(root, RemotePath):
+        first = list_folders(root)
+        second = [inner for folder in first for inner in list_folders(folder)]
+        third = [folder / name for folder in second if (folder / name).is_dir()]
+        return sorted([*(f for f in (*first, *second) if f.name == name), *third])
     found = [path for deep in ("", "*/", "*/*/") for path in root.glob(f"{deep}{name}")]
     return sorted({path.resolve(): path for path in reversed(found) if path.is_dir()}.values())
 
 
-def _claim(target: Path, settings: _Settings, *, overwrite: bool) -> None:
+def _claim(target: AnyPath, settings: _Settings, *, overwrite: bool) -> None:
     """Record the maps' settings in `target`; OmfaError if it has maps with other settings.
 
     With `overwrite` its maps are deleted, unless another tool wrote them.
@@ -182,7 +189,7 @@ def _claim(target: Path, settings: _Settings, *, overwrite: bool) -> None:
         temporary.write_text(json.dumps(wanted) + "\n")
 
 
-def _read_note(note: Path) -> dict[str, str]:
+def _read_note(note: AnyPath) -> dict[str, str]:
     try:
         found = parse_json(note.read_text())
         return {name: found[name] for name in ("style", "size_px", "body_model")}
@@ -192,8 +199,15 @@ def _read_note(note: Path) -> dict[str, str]:
         ) from None
 
 
-def _is_fresh(image: Path, body: Path) -> bool:
-    return image.exists() and image.stat().st_mtime >= body.stat().st_mtime
+def _list_due(jobs: Sequence[RenderJob]) -> list[RenderJob]:
+    """Return the jobs whose map is missing or older than its body file."""
+    states = FileStates()
+    return [(body, image) for body, image in jobs if not _is_fresh(image, body, states)]
+
+
+def _is_fresh(image: AnyPath, body: AnyPath, states: FileStates) -> bool:
+    drawn, posed = states.find(image), states.find(body)
+    return drawn is not None and (posed is None or drawn.changed_s >= posed.changed_s)
 
 
 def _process_count(processes: int | None, files: int) -> int:
@@ -253,7 +267,7 @@ def _limit_threads() -> Iterator[None]:
             del os.environ[name]
 
 
-def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:
+def _render_file(body: AnyPath, image: AnyPath, settings: _Settings) -> str | None:
     """Write one pose map; return None, or the reason of the failure in one line."""
     try:
         params, camera = load_body(body)

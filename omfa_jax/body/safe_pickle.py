@@ -25,7 +25,7 @@ from omfa_jax.core.npz_reader import (
     read_array,
     read_bounded,
 )
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
 
 Name = tuple[str, str]
 
@@ -60,7 +60,7 @@ def read_pickle(
     classes in `stand_ins` become StandIn. Raises OmfaError for a damaged file, and naming the first
     class or function that is not allowed.
     """
-    path = require_file(path, what, "--in")
+    path = require_any_file(path, what, "--in")
     load = functools.partial(_load, allow_pickle=allow_pickle, stand_ins=frozenset(stand_ins))
     try:
         with path.open("rb") as file:

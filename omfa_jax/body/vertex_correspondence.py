@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from jaxtyping import Float32, Int
 from omfa_jax.body.safe_pickle import StandIn, read_pickle
 from omfa_jax.body.smpl_model import SPARSE_CLASSES, to_sparse
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import to_path
 
 IDENTITY = "identity"
 MASK_FILE = "smplx_mask_ids.npy"
@@ -73,7 +73,7 @@ def load_correspondence(
             f"{what} {path}: its shape is {matrix.shape}, expected"
             f" {(target_vertices, source_vertices)}; it was made for other meshes"
         )
-    mask = Path(path).with_name(MASK_FILE)
+    mask = to_path(path).with_name(MASK_FILE)
     valid = (
         np.unique(read_pickle(mask, "vertex mask", allow_pickle=False)) if mask.exists() else None
     )

@@ -2,11 +2,11 @@
 
 import argparse
 import logging
-from pathlib import Path
 
-from omfa_jax.cli.flags import int_between, parse_path_text
+from omfa_jax.cli.flags import int_between, parse_any_path_text
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.path_checks import require_any_dir
+from omfa_jax.core.paths import local_copy, local_copy_of_folder, to_path
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--in",
         dest="path",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="PATH",
         help="output file or folder of the tool (docs/bodies.md)",
     )
     parser.add_argument(
-        "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
+        "--raw", required=True, type=parse_any_path_text, metavar="DIR", help="raw data set folder"
     )
     parser.add_argument(
         "--split", metavar="NAME", help="split to import into (default: every folder with photos)"
     )
     parser.add_argument(
         "--smplx-model",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE",
         help="SMPL-X .npz of the bodies, as for `omfa data poses` (default: the free body)",
     )
@@ -52,13 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--smpl-model",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE",
         help="SMPL model (.npz or .pkl), for --smpl-to-smplx fit",
     )
     parser.add_argument(
         "--correspondence",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE",
         help="smpl2smplx_deftrafo_setup.pkl, or identity, for --smpl-to-smplx fit",
     )
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
     # before the body model is loaded, which takes longer
     if options.frame is not None and options.source not in MOTION_SOURCES:
         raise OmfaError(f"--frame applies to --from {', '.join(MOTION_SOURCES)} only; remove it")
-    require_dir(options.raw, "raw data set", "--raw")
+    require_any_dir(options.raw, "raw data set", "--raw")
     model = load_body_model(options.smplx_model)
     convert = load_converter(
         options.smpl_to_smplx,
@@ -115,10 +115,12 @@ def run(options: argparse.Namespace) -> None:
         hands_from_mean=options.hands == "mean",
         frame=options.frame,
     )
-    source = IMPORTERS[options.source](Path(options.path).expanduser(), reading)
-    report = import_bodies(
-        source, options.raw, convert, split=options.split, overwrite=options.overwrite
-    )
+    # the tools' own readers open files of this machine, also those beside the one that is named
+    given = to_path(options.path)
+    with local_copy(given) if given.is_file() else local_copy_of_folder(given) as path:
+        source = IMPORTERS[options.source](path, reading)
+        chosen = {"split": options.split, "overwrite": options.overwrite}
+        report = import_bodies(source, options.raw, convert, **chosen)
     log.info("%s: %s", options.source, report)
     # a warning and not an error: the free body is good enough to try a data set
     if options.smplx_model is None:

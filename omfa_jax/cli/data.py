@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import logging
 import os
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -17,10 +16,10 @@ from omfa_jax.cli.flags import (
     WORKERS_TYPE,
     int_between,
     parse_any_path_text,
-    parse_path_text,
 )
 from omfa_jax.cli.records import add_writing_arguments, get_writing_options
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import to_path
 
 WORKER_HELP = "number of worker processes"
 
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cores = os.cpu_count() or 1
     make = command("synthesize", "write a synthetic data set in the layout of a real one")
     make.add_argument(
-        "--out", required=True, type=parse_path_text, metavar="DIR", help="folder to write"
+        "--out", required=True, type=parse_any_path_text, metavar="DIR", help="folder to write"
     )
     make.add_argument(
         "--dataset",
@@ -74,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     build = command("build", "convert a raw data set to records")
     build.add_argument(
-        "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
+        "--raw", required=True, type=parse_any_path_text, metavar="DIR", help="raw data set folder"
     )
     build.add_argument(
         "--out",
@@ -121,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = command("check", "check a raw data set or records, and report faults by kind")
     where = check.add_mutually_exclusive_group(required=True)
     where.add_argument("--records", type=parse_any_path_text, metavar="DIR", help="records folder")
-    where.add_argument("--raw", type=parse_path_text, metavar="DIR", help="raw data set folder")
+    where.add_argument("--raw", type=parse_any_path_text, metavar="DIR", help="raw data set folder")
     datasets.add_dataset_argument(check, "with --raw: ")
     datasets.add_arguments(check)
     check.add_argument(
@@ -135,13 +134,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         "--raw",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
         help="raw data set whose photos to show with their keypoints",
     )
     datasets.add_dataset_argument(show, "with --raw: ")
     show.add_argument(
-        "--out", required=True, type=parse_path_text, metavar="FILE.png", help="image to write"
+        "--out", required=True, type=parse_any_path_text, metavar="FILE.png", help="image to write"
     )
     show.add_argument("--split", help="split to show (default: train; with --raw: all)")
     show.add_argument(
@@ -248,7 +247,7 @@ def check(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Draw the contact sheet."""
-    out = Path(options.out)
+    out = to_path(options.out)
     if options.raw:
         from omfa_jax.data.builders.keypoint_photos import write_keypoint_sheet
 

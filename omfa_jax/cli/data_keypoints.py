@@ -5,7 +5,7 @@ import logging
 import os
 
 from omfa_jax.cli.datasets import add_dataset_argument
-from omfa_jax.cli.flags import WORKERS_TYPE, parse_path_text
+from omfa_jax.cli.flags import WORKERS_TYPE, parse_any_path_text
 from omfa_jax.core.errors import OmfaError
 
 HELP = "find the people's 33 landmarks in the photos of a raw data set (SPLIT/openpose_json)"
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa data keypoints`."""
     parser.add_argument(
-        "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
+        "--raw", required=True, type=parse_any_path_text, metavar="DIR", help="raw data set folder"
     )
     add_dataset_argument(parser)
     parser.add_argument(

@@ -3,11 +3,11 @@
 import argparse
 import logging
 import os
-from pathlib import Path
 
-from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
+from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_any_path_text
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.path_checks import require_dir, require_writable_dir
+from omfa_jax.core.path_checks import require_any_dir, require_any_writable_dir
+from omfa_jax.core.paths import AnyPath, to_path
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--raw",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
         help="raw data set: render every smplx/ folder",
     )
@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--list", action="store_true", help="print the library's pose names")
     parser.add_argument(
         "--library",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE.json",
         help="pose library (default: the built-in one)",
     )
     parser.add_argument(
         "--body",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE.npz",
         help="body shape and camera of the target poses (default: the mean body)",
     )
@@ -46,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="DIR",
         help="folder to write target poses and turntables to",
     )
     parser.add_argument(
         "--smplx-model",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE",
         help="SMPL-X .npz (default: the free body)",
     )
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     # before anything is written, so that a wrong flag leaves no files
     check_render_settings(options.style, options.backend, options.processes)
     if options.raw:
-        raw = require_dir(options.raw, "raw data set", "--raw")
+        raw = require_any_dir(options.raw, "raw data set", "--raw")
         folders = find_folders("smplx", raw)
         if not folders:
             raise OmfaError(f"no smplx/ folder under {raw}; expected {raw}/SPLIT/smplx/NAME.npz")
@@ -110,14 +110,14 @@ def run(options: argparse.Namespace) -> None:
         else:
             names = None if options.poses == "all" else options.poses.split(",")
             bodies, camera = make_library_targets(names, library=options.library, **given)
-        out = Path(options.out)
-        folder = require_writable_dir(out / "smplx", "--out")
+        out = to_path(options.out)
+        folder = require_any_writable_dir(out / "smplx", "--out")
         for name, body in bodies.items():
             save_body(folder / f"{name}.npz", body, camera)
         render_folders([(out / "smplx", out / "pose")], options)
 
 
-def render_folders(folders: list[tuple[Path, Path]], options: argparse.Namespace) -> None:
+def render_folders(folders: list[tuple[AnyPath, AnyPath]], options: argparse.Namespace) -> None:
     """Render folders of bodies to folders of pose maps; OmfaError at the end on failures."""
     from omfa_jax.body.pose_maps import render_folder
 

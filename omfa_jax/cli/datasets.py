@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from omfa_jax.cli.flags import PERSON_INDEX_TYPE, SEED_TYPE, float_between, parse_path_text
+from omfa_jax.cli.flags import PERSON_INDEX_TYPE, SEED_TYPE, float_between, parse_any_path_text
 
 # data sets with a builder; synthetic data has the same layouts
 DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags; a data set that does not support one raises an error."""
     parser.add_argument(
         "--clean",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE",
         help="list of photos to leave out (JSON or text)",
     )
@@ -71,7 +71,7 @@ def parse_pairs_text(text: str) -> str:
     from omfa_jax.data.builders.raw_layouts import split_pairs_argument
 
     split, file = split_pairs_argument(text)
-    path = parse_path_text(file)
+    path = parse_any_path_text(file)
     return path if split is None else f"{split}={path}"
 
 

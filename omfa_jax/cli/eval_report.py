@@ -1,8 +1,9 @@
 """`omfa eval report`: an HTML page and tables from several scores files."""
 
 import argparse
+from pathlib import Path
 
-from omfa_jax.cli.flags import SIDE_PX_TYPE, int_between, parse_path
+from omfa_jax.cli.flags import SIDE_PX_TYPE, int_between, parse_any_path
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.report.example_gallery import GallerySettings
@@ -21,19 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "scores",
         nargs="+",
-        type=parse_path,
+        type=parse_any_path,
         metavar="FILE.json",
         help="scores files of `omfa eval`",
     )
     add(
         "--out",
-        type=parse_path,
+        type=parse_any_path,
         required=True,
         metavar="FILE.html",
         help="self-contained page to write",
     )
-    add("--latex", type=parse_path, metavar="FILE.tex", help="write a LaTeX table (booktabs)")
-    add("--csv", type=parse_path, metavar="FILE.csv", help="write a CSV table")
+    add("--latex", type=parse_any_path, metavar="FILE.tex", help="write a LaTeX table (booktabs)")
+    add("--csv", type=parse_any_path, metavar="FILE.csv", help="write a CSV table")
     add(
         "--examples-by",
         default="",
@@ -64,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
     given = {flag: path for flag, path in outputs.items() if path is not None}
     inputs = {path.resolve() for path in options.scores}
     for flag, path in given.items():
-        if not path.parent.is_dir():
+        # a folder of a bucket is there as soon as there is an object in it
+        if isinstance(path, Path) and not path.parent.is_dir():
             raise OmfaError(f"{flag}: there is no folder {path.parent}; create it or change {flag}")
         if path.is_dir() or path.resolve() in inputs:
             raise OmfaError(f"{flag} {path}: expected the name of a new file")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from omfa_jax.cli.datasets import add_dataset_argument
-from omfa_jax.cli.flags import BATCH_TYPE, PERSON_INDEX_TYPE, parse_path_text
+from omfa_jax.cli.flags import BATCH_TYPE, PERSON_INDEX_TYPE, parse_any_path_text
 from omfa_jax.core.errors import OmfaError
 
 HELP = "fit SMPL-X bodies to the photos' 2D keypoints, without a pose network (SPLIT/smplx)"
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa data fit`."""
     parser.add_argument(
-        "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
+        "--raw", required=True, type=parse_any_path_text, metavar="DIR", help="raw data set folder"
     )
     add_dataset_argument(parser)
     parser.add_argument(
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--smplx-model",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE",
         help="SMPL-X .npz (default: the free body)",
     )

@@ -2,13 +2,13 @@
 
 import ast
 import pprint
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.paths import AnyPath
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config_lib import Config
@@ -47,7 +47,7 @@ def replace_size(config: "Config", name: str) -> Any:
     return sized
 
 
-def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> None:
+def write_configs(out: AnyPath, config: "Config", runs: "tuple[StudyRun, ...]") -> None:
     """Write the config file of every run; OmfaError if one exists with different values."""
     texts = {out / run.config: format_config(out, config, run) for run in runs}
     # all files are compared before the first is written, so that a refused plan changes nothing
@@ -85,7 +85,7 @@ def read_values(text: str) -> dict[str, Any] | str:
     return config.to_dict()
 
 
-def format_config(out: Path, config: "Config", run: "StudyRun") -> str:
+def format_config(out: AnyPath, config: "Config", run: "StudyRun") -> str:
     """Return a run's config file: the resolved base config with its size, length and rate.
 
     Warm-up takes at most a tenth of the run; the last step is saved, logged and evaluated.

@@ -4,7 +4,13 @@ import argparse
 import json
 import logging
 
-from omfa_jax.cli.flags import SEED_TYPE, float_between, int_between, parse_path, parse_path_text
+from omfa_jax.cli.flags import (
+    SEED_TYPE,
+    float_between,
+    int_between,
+    parse_any_path,
+    parse_any_path_text,
+)
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, require_modules
@@ -19,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE",
         help="table of runs: CSV, TSV or JSON lines",
     )
@@ -102,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=SEED_TYPE, default=0, help="seed of the bootstrap")
     parser.add_argument(
         "--out",
-        type=parse_path,
+        type=parse_any_path,
         metavar="FILE.json",
         help="also write the fit as JSON, for `omfa scaling plot`",
     )

@@ -8,10 +8,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from omfa_jax.cli.config_flag import add_config_flags
-from omfa_jax.cli.flags import EFFICIENCY_TYPE, float_between, int_between, parse_path_text
+from omfa_jax.cli.flags import EFFICIENCY_TYPE, float_between, int_between, parse_any_path_text
 from omfa_jax.cli.scaling_configs import replace_size, write_configs
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.path_checks import require_writable_dir
+from omfa_jax.core.path_checks import require_any_writable_dir
 from omfa_jax.core.paths import to_path
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling plan`."""
     add_config_flags(parser, "base config of all runs")
     parser.add_argument(
-        "--out", required=True, type=parse_path_text, metavar="DIR", help="study folder"
+        "--out", required=True, type=parse_any_path_text, metavar="DIR", help="study folder"
     )
     parser.add_argument(
         "--sizes", required=True, metavar="A,B,..", help="UNet presets, comma-separated"
@@ -140,7 +140,7 @@ def run(options: argparse.Namespace) -> None:
     if not runs:
         raise OmfaError("no runs are left: " + "; ".join(left_out))
 
-    out = require_writable_dir(options.out, "--out").absolute()
+    out = require_any_writable_dir(options.out, "--out").absolute()
     before = read_study(out) if (out / STUDY_FILE).exists() else None
     study = Study(
         base=str(options.config),

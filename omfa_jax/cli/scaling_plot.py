@@ -3,12 +3,12 @@
 import argparse
 import logging
 
-from omfa_jax.cli.flags import parse_path, parse_path_text
+from omfa_jax.cli.flags import parse_any_path, parse_any_path_text
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.json_text import parse_json
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit",
         required=True,
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE.json",
         help="output of `omfa scaling fit --out`",
     )
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         nargs="+",
-        type=parse_path,
+        type=parse_any_path,
         metavar="FILE",
         help="files to write: .png and/or self-contained .html",
     )
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.studies.study_page import build_study_page
     from omfa_jax.studies.study_plot import draw_study
 
-    path = require_file(options.fit, "fit", "--fit")
+    path = require_any_file(options.fit, "fit", "--fit")
     try:
         data = parse_json(path.read_text())
     except ValueError:

@@ -3,13 +3,13 @@
 import argparse
 import logging
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
+from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_any_path_text
 from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock, is_locked
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import NO_RESTART, classify_error
+from omfa_jax.core.paths import AnyPath, RemotePath, local_copy, to_path
 from omfa_jax.studies.run_results import (
     clear_failure,
     get_run_state,
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling run`."""
     parser.add_argument(
         "study",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="STUDY",
         help="study folder (`omfa scaling plan --out`)",
     )
@@ -64,7 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train the unfinished runs; failed runs raise an OmfaError after all others are done."""
-    folder = Path(options.study)
+    folder = to_path(options.study)
+    if isinstance(folder, RemotePath) and folder.scheme != "gs":
+        # said now, and not by each run
+        raise OmfaError(
+            f"{folder}: checkpoints cannot be on {folder.scheme}:// (docs/checkpoints.md);"
+            " plan the study on a disk or on gs://"
+        )
     study = read_study(folder)
     folder = folder.absolute()
     if options.index is not None:
@@ -90,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
         runner.run(retry_failed=options.retry_failed, parallel=options.parallel)
 
 
-def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
+def run_one(folder: AnyPath, run: StudyRun, *, retry_failed: bool) -> None:
     """Train one run, measure its held-out loss and write its result, unless it is finished.
 
     A permanent error is recorded in the workdir and raised. A failed run raises its error again
@@ -110,22 +116,23 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
     from omfa_jax.cli import config_lib, train
     from omfa_jax.evals.heldout_run import find_heldout_split
 
-    workdir, config_file = folder / run.workdir, folder / run.config
+    workdir = folder / run.workdir
     try:
-        config = config_lib.load_config(config_file, [])
-        # fail now, not after training, if there is no split for the held-out loss
-        find_heldout_split(config_lib.make_pipeline_settings(config).records, config.eval.split)
-        # all flags of `omfa train`, which reads them as attributes
-        options = argparse.Namespace(
-            config=config_file,
-            overrides=[],
-            workdir=str(workdir),
-            explain_sharding=False,
-            print_config=False,
-            profile="",
-        )
-        train.run(options)
-        losses = measure_heldout_losses(config, workdir)
+        with local_copy(folder / run.config) as config_file:
+            config = config_lib.load_config(config_file, [])
+            # fail now, not after training, if there is no split for the held-out loss
+            find_heldout_split(config_lib.make_pipeline_settings(config).records, config.eval.split)
+            # all flags of `omfa train`, which reads them as attributes
+            options = argparse.Namespace(
+                config=config_file,
+                overrides=[],
+                workdir=str(workdir),
+                explain_sharding=False,
+                print_config=False,
+                profile="",
+            )
+            train.run(options)
+            losses = measure_heldout_losses(config, workdir)
     except Exception as error:
         # other errors are temporary: the run stays resumable
         if classify_error(error).status == NO_RESTART:
@@ -136,7 +143,7 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
     log.info("%s: held-out loss %.5f", run.name, losses["loss"])
 
 
-def record_failure(folder: Path, run: StudyRun, reason: str) -> None:
+def record_failure(folder: AnyPath, run: StudyRun, reason: str) -> None:
     """Record the failure of a run, from any of its processes; if that fails, log a warning."""
     workdir = folder / run.workdir
     # the main process has released the folder by now, so a lock belongs to another run
@@ -155,7 +162,7 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-def measure_heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
+def measure_heldout_losses(config: "Config", workdir: AnyPath) -> dict[str, float]:
     """Return the held-out losses of the workdir's last checkpoint (its EMA, if it has one).
 
     Examples, noise levels and seed are those of config.eval. Every process must call it.

@@ -2,10 +2,10 @@
 
 import argparse
 from collections import Counter
-from pathlib import Path
 
-from omfa_jax.cli.flags import parse_path_text
+from omfa_jax.cli.flags import parse_any_path_text
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import to_path
 from omfa_jax.studies.run_results import collect_rows, get_run_state, read_failure, write_table
 from omfa_jax.studies.study_manifest import read_study
 
@@ -16,13 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling table`."""
     parser.add_argument(
         "study",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="STUDY",
         help="study folder (`omfa scaling plan --out`)",
     )
     parser.add_argument(
         "--out",
-        type=parse_path_text,
+        type=parse_any_path_text,
         metavar="FILE.csv",
         help="write the finished runs to this file",
     )
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the study's progress and write its table."""
-    folder = Path(options.study)
+    folder = to_path(options.study)
     study = read_study(folder)
     states = {run.name: get_run_state(folder, run) for run in study.runs}
     counts = Counter(states.values())
@@ -53,5 +53,5 @@ def run(options: argparse.Namespace) -> None:
         if not table:
             # an empty table would only fail later, in `omfa scaling fit`
             raise OmfaError(f"{folder}: no run is finished yet; run `omfa scaling run {folder}`")
-        write_table(Path(options.out), table)
+        write_table(to_path(options.out), table)
         print(f"{options.out}: {len(table)} runs")

@@ -72,7 +72,10 @@ def delete_stale_temporaries(folder: str | os.PathLike) -> None:
     """Delete the temporary files that killed processes left in a folder, if it exists.
 
     Files of running processes are locked and stay; on a file system without locks all stay.
+    Object storage has none.
     """
+    if is_remote(folder):
+        return
     with contextlib.suppress(OSError):
         found = [entry.path for entry in os.scandir(folder) if _LEFTOVER.fullmatch(entry.name)]
         for path in found:

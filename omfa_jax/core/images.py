@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -54,7 +55,7 @@ def read_rgb(source: ImageSource, what: str = "image") -> UInt8[np.ndarray, "h w
 def open_rgb(source: ImageSource, what: str = "image") -> Image.Image:
     """Return the image of `read_rgb` as a Pillow image; raises the same errors."""
     name = _format_name(source, what)
-    data = source if isinstance(source, bytes) else _read_file(source, name)
+    data = source if isinstance(source, bytes) else read_image_file(source, what)
     image = _decode(data, name)
     report_unused_colors(image, name, data)
     image = _apply_orientation(image, get_exif_orientation(image))
@@ -86,16 +87,20 @@ def read_labels(source: ImageSource, what: str = "label map") -> UInt8[np.ndarra
 def open_image(source: ImageSource, what: str = "image") -> Image.Image:
     """Return the decoded Pillow image without rotation or conversion; OmfaError if that fails."""
     name = _format_name(source, what)
-    return _decode(source if isinstance(source, bytes) else _read_file(source, name), name)
+    return _decode(source if isinstance(source, bytes) else read_image_file(source, what), name)
 
 
-def _read_file(source: str | os.PathLike, name: str) -> bytes:
-    path = to_path(source)
-    if not path.is_file():
+def read_image_file(source: str | os.PathLike, what: str = "image") -> bytes:
+    """Return the bytes of a file; OmfaError naming `what` if there is none."""
+    name, path = _format_name(source, what), to_path(source)
+    # in object storage each look is a request: the read itself says that nothing is there
+    if isinstance(path, Path) and not path.is_file():
         came = "a folder" if path.is_dir() else "nothing"
         raise OmfaError(f"{name}: expected an image file, found {came}")
     try:
         return call_with_retries(name, path.read_bytes)
+    except FileNotFoundError:
+        raise OmfaError(f"{name}: expected an image file, found nothing") from None
     except OSError as error:
         raise OmfaError(f"{name}: cannot be read: {error.strerror or error}") from None
 

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from omfa_jax.core.errors import require_modules
+from omfa_jax.core.object_info import get_change_time
 from omfa_jax.core.storage_errors import TranslatingFile, translate_errors
 
 # gcsfs, which reads this once, asks by a second client for hierarchical namespaces at every listing
@@ -175,9 +176,7 @@ class RemotePath(PurePosixPath):
         """Return `st_size` in bytes and `st_mtime`, by the server's clock, of an object."""
         with translate_errors(self):
             info = self.fs.info(str(self))
-        changed: Any = info.get("mtime") or info.get("LastModified") or info.get("updated")
-        seconds = changed.timestamp() if hasattr(changed, "timestamp") else 0.0
-        return SimpleNamespace(st_size=int(info["size"] or 0), st_mtime=seconds)
+        return SimpleNamespace(st_size=int(info["size"] or 0), st_mtime=get_change_time(info))
 
     def open(
         self,

@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.json_text import parse_json
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.studies.study_manifest import Study, StudyRun
 
 RESULT = "result.json"
@@ -30,7 +30,7 @@ class RunResult:
     losses: dict[str, float]
 
 
-def get_run_state(folder: Path, run: StudyRun) -> RunState:
+def get_run_state(folder: AnyPath, run: StudyRun) -> RunState:
     """Return the state of a run; `begun` includes running, waiting and killed runs."""
     workdir = folder / run.workdir
     if (workdir / RESULT).is_file():
@@ -40,7 +40,7 @@ def get_run_state(folder: Path, run: StudyRun) -> RunState:
     return "begun" if workdir.is_dir() else "planned"
 
 
-def write_result(folder: Path, run: StudyRun, losses: Mapping[str, float]) -> None:
+def write_result(folder: AnyPath, run: StudyRun, losses: Mapping[str, float]) -> None:
     """Write a run's result, which marks the run as finished."""
     workdir = folder / run.workdir
     with atomic_write(workdir / RESULT) as temporary:
@@ -49,13 +49,13 @@ def write_result(folder: Path, run: StudyRun, losses: Mapping[str, float]) -> No
     clear_failure(folder, run)
 
 
-def write_failure(folder: Path, run: StudyRun, status: int, reason: str) -> None:
+def write_failure(folder: AnyPath, run: StudyRun, status: int, reason: str) -> None:
     """Write the reason of a failure; the run is not started again without --retry-failed."""
     with atomic_write(folder / run.workdir / FAILED) as temporary:
         temporary.write_text(json.dumps({"status": status, "reason": reason}, indent=2) + "\n")
 
 
-def read_failure(folder: Path, run: StudyRun) -> str:
+def read_failure(folder: AnyPath, run: StudyRun) -> str:
     """Return the reason of a failed run."""
     path = folder / run.workdir / FAILED
     try:
@@ -65,12 +65,12 @@ def read_failure(folder: Path, run: StudyRun) -> str:
         return f"failed; {path} is damaged ({error})"
 
 
-def clear_failure(folder: Path, run: StudyRun) -> None:
+def clear_failure(folder: AnyPath, run: StudyRun) -> None:
     """Remove the failure of a run that is started again."""
     (folder / run.workdir / FAILED).unlink(missing_ok=True)
 
 
-def read_result(folder: Path, run: StudyRun) -> RunResult:
+def read_result(folder: AnyPath, run: StudyRun) -> RunResult:
     """Return a finished run's result; OmfaError for that of another run or length."""
     path = folder / run.workdir / RESULT
     try:
@@ -87,7 +87,9 @@ def read_result(folder: Path, run: StudyRun) -> RunResult:
     return result
 
 
-def collect_rows(study: Study, folder: Path, *, all_rates: bool = False) -> list[dict[str, object]]:
+def collect_rows(
+    study: Study, folder: AnyPath, *, all_rates: bool = False
+) -> list[dict[str, object]]:
     """Return one row for each finished run, in the manifest's order.
 
     Of runs that differ only in the learning rate, the one with the lowest finite loss is kept,
@@ -121,7 +123,7 @@ def collect_rows(study: Study, folder: Path, *, all_rates: bool = False) -> list
     return list(found.values())
 
 
-def write_table(path: Path, table: Iterable[Mapping[str, object]]) -> None:
+def write_table(path: AnyPath, table: Iterable[Mapping[str, object]]) -> None:
     """Write rows as CSV, with empty fields for missing columns."""
     table = list(table)
     # losses by task may differ between runs

@@ -3,16 +3,17 @@
 import csv
 import dataclasses
 import logging
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.json_text import parse_json
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
+from omfa_jax.core.paths import AnyPath
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def parse_number(text: object, what: str = "number") -> float:
 
 
 def read_runs_table(
-    path: str | Path,
+    path: str | os.PathLike,
     *,
     columns: dict[str, str] | None = None,
     flops_per_param_sample: float | None = None,
@@ -110,7 +111,7 @@ def read_runs_table(
     samples column as flops / (flops_per_param_sample * params); the factor defaults to 6, that of a
     transformer's tokens. Lines with unreadable numbers are listed in `excluded`.
     """
-    path = require_file(path, "the table of runs", "--table")
+    path = require_any_file(path, "the table of runs", "--table")
     header, rows = read_rows(path)
     if not rows:
         raise OmfaError(f"{path}: expected a header and a line for each run, found no runs")
@@ -154,7 +155,7 @@ def read_runs_table(
     return RunsTable(runs, tuple(excluded), found, rule)
 
 
-def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
+def read_rows(path: AnyPath) -> tuple[list[str], list[tuple[int, dict]]]:
     """Return the column names, and (line number, row) for each non-blank line.
 
     Cells beyond the header are under the key None.
@@ -202,7 +203,7 @@ def normalize_name(name: object) -> str:
     return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
 
 
-def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[str, str]:
+def find_columns(header: list[str], given: dict[str, str], path: AnyPath) -> dict[str, str]:
     """Return the column of the header for each key of COLUMN_NAMES that it has."""
     found = {}
     for what, names in COLUMN_NAMES.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.parallel.topology import Topology
 from omfa_jax.studies.study_manifest import Study
 
@@ -93,7 +94,7 @@ XPK_GPUS = {
 }
 
 
-def write_launchers(folder: Path, study: Study, topology: Topology | None) -> list[str]:
+def write_launchers(folder: AnyPath, study: Study, topology: Topology | None) -> list[str]:
     """Write the launch scripts for `topology`, remove others, and return the files' names.
 
     Raises an OmfaError, and writes nothing, if a file of that name is not a launch script. slurm.sh
@@ -127,7 +128,8 @@ def write_launchers(folder: Path, study: Study, topology: Topology | None) -> li
     for name, text in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text)
-        (folder / name).chmod(0o755)
+        if isinstance(folder, Path):
+            (folder / name).chmod(0o755)
     return list(texts)
 
 

@@ -7,16 +7,17 @@ the workdirs `runs/RUN/`.
 import dataclasses
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.json_text import parse_json
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.path_checks import require_any_dir
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.value_rules import MAX_COUNT, FloatRange, IntRange, check_fields
 
 STUDY_FILE = "study.json"
@@ -200,16 +201,16 @@ def expand_grid(
     ), tuple(left_out)
 
 
-def write_study(folder: Path, study: Study) -> None:
+def write_study(folder: AnyPath, study: Study) -> None:
     """Write the manifest atomically."""
     with atomic_write(folder / STUDY_FILE) as temporary:
         text = json.dumps({"format": FORMAT, **dataclasses.asdict(study)}, indent=2)
         temporary.write_text(text + "\n")
 
 
-def read_study(folder: str | Path) -> Study:
+def read_study(folder: str | os.PathLike) -> Study:
     """Read the manifest of a study folder; OmfaError if it is missing or damaged."""
-    folder = require_dir(folder, "study", "the study folder (`omfa scaling plan --out`)")
+    folder = require_any_dir(folder, "study", "the study folder (`omfa scaling plan --out`)")
     path = folder / STUDY_FILE
     try:
         found: dict[str, Any] = parse_json(path.read_text())
@@ -235,7 +236,7 @@ def read_study(folder: str | Path) -> Study:
 
 
 def merge_runs(
-    before: tuple[StudyRun, ...], runs: tuple[StudyRun, ...], out: Path
+    before: tuple[StudyRun, ...], runs: tuple[StudyRun, ...], out: AnyPath
 ) -> tuple[StudyRun, ...]:
     """Return the runs of a study in `out`: the existing ones in their order, then the new ones.
 

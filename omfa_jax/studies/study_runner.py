@@ -1,22 +1,25 @@
 """The local runner of a study: one process a run, sequentially or several in parallel."""
 
+import contextlib
 import ctypes
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from omfa_jax.core.atomic_files import is_locked
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.studies.run_results import clear_failure, get_run_state, read_failure, read_result
 from omfa_jax.studies.study_manifest import Study, StudyRun
 
@@ -38,7 +41,7 @@ STARTS = {"planned": "starting", "begun": "resuming", "failed": "retrying"}
 class StudyRunner:
     """Runs the unfinished runs of a study, each by `command STUDY --only RUN`."""
 
-    def __init__(self, folder: Path, study: Study, command: Sequence[str]):
+    def __init__(self, folder: AnyPath, study: Study, command: Sequence[str]):
         self.folder, self.study, self.command = folder, study, command
         self._children: dict[str, subprocess.Popen] = {}
         self._asked: signal.Signals | None = None
@@ -146,7 +149,7 @@ class StudyRunner:
             time.sleep(0.5)
         # if this attempt is killed, the same command resumes the run
         clear_failure(self.folder, run)
-        with (workdir / LOG).open("a") as file:
+        with _open_log(workdir / LOG) as file:
             child = subprocess.Popen(
                 [*self.command, str(self.folder), "--only", run.name],
                 stdout=file,
@@ -168,6 +171,24 @@ class StudyRunner:
         # the runs save and exit; `run` returns when the last of them has
         for child in list(self._children.values()):
             child.send_signal(self._asked)
+
+
+@contextlib.contextmanager
+def _open_log(path: AnyPath) -> Iterator[IO[str]]:
+    """Open a run's log to append; that of a bucket is in TMPDIR until the run's process ends."""
+    if isinstance(path, Path):
+        with path.open("a") as file:
+            yield file
+        return
+    with tempfile.NamedTemporaryFile("w+", prefix="omfa-", suffix=".log") as file:
+        with contextlib.suppress(FileNotFoundError):
+            file.write(path.read_text(errors="replace"))
+        file.flush()
+        log.info("the log of %s is in %s until the run ends", path.parent.name, file.name)
+        try:
+            yield file
+        finally:
+            path.upload(file.name)
 
 
 class RunnerInterrupt(Exception):

@@ -8,7 +8,6 @@ labels/ are not written. The layout has no splits: the three counts are added up
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from jaxtyping import Float32
 
 from omfa_jax.body.body_file import save_body
 from omfa_jax.core.images import write_image
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.builders.label_sets import DEEPFASHION
 from omfa_jax.data.builders.landmark_files import LANDMARKS, LOCATIONS_FILE, VISIBILITY_FILE
 from omfa_jax.synthetic.dresscode_layout import extend_to_shins, relabel
@@ -88,7 +88,7 @@ def list_photos(split: str, count: int, settings: WorldSettings) -> list[DeepFas
     return found
 
 
-def write_photo(root: Path, settings: WorldSettings, job: DeepFashionPhoto) -> bool:
+def write_photo(root: AnyPath, settings: WorldSettings, job: DeepFashionPhoto) -> bool:
     """Write the missing files of one photo; return whether any was missing."""
     files = {
         "images": root / "images" / f"{job.stem}.jpg",
@@ -102,7 +102,7 @@ def write_photo(root: Path, settings: WorldSettings, job: DeepFashionPhoto) -> b
 
 
 def write_lists(
-    root: Path, settings: WorldSettings, photos: Mapping[str, Sequence[DeepFashionPhoto]]
+    root: AnyPath, settings: WorldSettings, photos: Mapping[str, Sequence[DeepFashionPhoto]]
 ) -> None:
     """Write captions.json and the two landmark files."""
     captions, places, flags = {}, [], []
@@ -155,7 +155,7 @@ def _members(
     )
 
 
-_WRITERS: dict[str, Callable[[Path, Any], None]] = {
+_WRITERS: dict[str, Callable[[AnyPath, Any], None]] = {
     "images": lambda path, photo: write_image(path, photo.image),
     "segm": lambda path, photo: write_labels(
         path, relabel(photo.parse, FROM_CIHP, DEEPFASHION.ids)

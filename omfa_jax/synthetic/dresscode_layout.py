@@ -9,7 +9,6 @@ the top covers them down to its hem. In addition to DressCode's files there are 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from omfa_jax.body.body_file import save_body
 from omfa_jax.body.keypoints.file_people import DRESSCODE_FRAME_PX
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import write_image
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.builders.garment_cutout import cut_out_garment
 from omfa_jax.data.builders.label_sets import ATR, CIHP
 from omfa_jax.synthetic.random_poses import RandomPose
@@ -95,7 +95,7 @@ def relabel(
     return table[parse]
 
 
-def write_person(root: Path, settings: WorldSettings, job: DressCodePerson) -> bool:
+def write_person(root: AnyPath, settings: WorldSettings, job: DressCodePerson) -> bool:
     """Write the missing files of one person; return whether any was missing."""
     folder, number = root / job.folder, f"{job.index:06d}"
 
@@ -129,7 +129,7 @@ def write_person(root: Path, settings: WorldSettings, job: DressCodePerson) -> b
 
 
 def write_lists(
-    root: Path, settings: WorldSettings, people: Mapping[str, Sequence[DressCodePerson]]
+    root: AnyPath, settings: WorldSettings, people: Mapping[str, Sequence[DressCodePerson]]
 ) -> None:
     """Write the lists of pairs: one per category folder, and one of all categories in the root."""
     for split, members in people.items():
@@ -145,7 +145,7 @@ def write_lists(
             write_text(root / name, "".join(everything))
 
 
-def write_keypoints(path: Path, photo: RenderedPhoto) -> None:
+def write_keypoints(path: AnyPath, photo: RenderedPhoto) -> None:
     """Write BODY_18 rows (x, y, score, row) in DressCode's frame of 384x512 px; -1 if missing."""
     write_json(path, {"keypoints": _rows(photo).tolist()})
 
@@ -165,7 +165,7 @@ def _garment_name(job: DressCodePerson, kind: str) -> str:
     return f"{job.unpaired if kind == '_unpaired' else job.index:06d}_1.jpg"
 
 
-_WRITERS: dict[str, Callable[[Path, Any], None]] = {
+_WRITERS: dict[str, Callable[[AnyPath, Any], None]] = {
     "garment": write_image,
     "images": lambda path, photo: write_image(path, photo.image),
     "label_maps": lambda path, photo: write_labels(path, relabel(photo.parse, FROM_CIHP, ATR.ids)),

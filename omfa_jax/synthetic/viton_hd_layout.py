@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from jaxtyping import Float32
 
 from omfa_jax.body.body_file import save_body
 from omfa_jax.core.images import write_image
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.synthetic.world import RenderedPhoto
 from omfa_jax.synthetic.world_folder import (
     SPLIT_STARTS,
@@ -72,7 +72,7 @@ def list_people(split: str, count: int, settings: WorldSettings) -> list[VitonHD
     return [VitonHDPerson(split, start + i, start + int(partner[i])) for i in range(count)]
 
 
-def write_person(root: Path, settings: WorldSettings, job: VitonHDPerson) -> bool:
+def write_person(root: AnyPath, settings: WorldSettings, job: VitonHDPerson) -> bool:
     """Write the missing files of one person; return whether any was missing."""
     folder, i = root / job.split, job.index
 
@@ -103,7 +103,7 @@ def write_person(root: Path, settings: WorldSettings, job: VitonHDPerson) -> boo
 
 
 def write_lists(
-    root: Path, settings: WorldSettings, people: Mapping[str, Sequence[VitonHDPerson]]
+    root: AnyPath, settings: WorldSettings, people: Mapping[str, Sequence[VitonHDPerson]]
 ) -> None:
     """Write the pairs file of every split."""
     for split, members in people.items():
@@ -111,7 +111,7 @@ def write_lists(
         write_text(root / f"{split}_pairs.txt", "".join(lines))
 
 
-def write_keypoints(path: Path, keypoints: Float32[np.ndarray, "25 3"]) -> None:
+def write_keypoints(path: AnyPath, keypoints: Float32[np.ndarray, "25 3"]) -> None:
     """Write the keypoints in OpenPose's JSON format (BODY_25, one person)."""
     values = [round(float(value), 3) for value in keypoints.ravel()]
     # -1 is OpenPose's id without tracking
@@ -119,12 +119,12 @@ def write_keypoints(path: Path, keypoints: Float32[np.ndarray, "25 3"]) -> None:
     write_json(path, {"version": 1.3, "people": [person]})
 
 
-def _photo_files(folder: Path, stem: str) -> dict[str, Path]:
+def _photo_files(folder: AnyPath, stem: str) -> dict[str, AnyPath]:
     suffixes = {"smplx": ".npz", "image-parse-v3": ".png", "image": ".jpg"}
     return {name: folder / name / f"{stem}{suffix}" for name, suffix in suffixes.items()}
 
 
-_WRITERS: dict[str, Callable[[Path, Any], None]] = {
+_WRITERS: dict[str, Callable[[AnyPath, Any], None]] = {
     "cloth": lambda path, rendered: write_image(path, rendered[0]),
     "cloth-mask": lambda path, rendered: write_image(path, rendered[1].astype(np.uint8) * 255),
     "image": lambda path, photo: write_image(path, photo.image),

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.json_text import parse_json
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.synthetic.world import World
 
 VERSION = 1
@@ -52,8 +52,8 @@ class FolderLayout(Generic[JobT]):
     """
 
     jobs: Callable[[str, int, WorldSettings], list[JobT]]
-    write: Callable[[Path, WorldSettings, JobT], bool]
-    finish: Callable[[Path, WorldSettings, Mapping[str, Sequence[JobT]]], None]
+    write: Callable[[AnyPath, WorldSettings, JobT], bool]
+    finish: Callable[[AnyPath, WorldSettings, Mapping[str, Sequence[JobT]]], None]
 
 
 def check_counts(counts: Mapping[str, int]) -> dict[str, int]:
@@ -67,7 +67,7 @@ def check_counts(counts: Mapping[str, int]) -> dict[str, int]:
     return {split: int(counts.get(split, 0)) for split in SPLIT_STARTS if counts.get(split, 0)}
 
 
-def claim_folder(root: Path, settings: WorldSettings, layout: str) -> dict[str, int]:
+def claim_folder(root: AnyPath, settings: WorldSettings, layout: str) -> dict[str, int]:
     """Mark the folder as this world's, and return the counts written before.
 
     Raises OmfaError if it holds another synthetic data set or other files.
@@ -103,7 +103,7 @@ def claim_folder(root: Path, settings: WorldSettings, layout: str) -> dict[str, 
 
 
 def write_finished_marker(
-    root: Path, settings: WorldSettings, layout: str, counts: Mapping[str, int]
+    root: AnyPath, settings: WorldSettings, layout: str, counts: Mapping[str, int]
 ) -> None:
     """Write `world.json`, which marks the folder as complete."""
     description = {"version": VERSION, "layout": layout, **asdict(settings), "counts": dict(counts)}
@@ -122,9 +122,9 @@ def get_world(settings: WorldSettings) -> World:
 
 
 def write_missing_files(
-    files: Mapping[str, Path],
+    files: Mapping[str, AnyPath],
     draw: Callable[[], Any],
-    writers: Mapping[str, Callable[[Path, Any], None]],
+    writers: Mapping[str, Callable[[AnyPath, Any], None]],
 ) -> bool:
     """Render once and write every missing file; return whether any was missing."""
     missing = {name: path for name, path in files.items() if not path.exists()}
@@ -135,18 +135,18 @@ def write_missing_files(
     return bool(missing)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Write a text file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: AnyPath, value: object) -> None:
     """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def write_labels(path: Path, labels: UInt8[np.ndarray, "h w"]) -> None:
+def write_labels(path: AnyPath, labels: UInt8[np.ndarray, "h w"]) -> None:
     """Write label ids as a palette PNG, as parsing tools do."""
     image = Image.fromarray(labels)
     image.putpalette(CIHP_PALETTE)

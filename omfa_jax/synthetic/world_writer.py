@@ -9,7 +9,8 @@ from pathlib import Path
 
 from omfa_jax.core.atomic_files import delete_stale_temporaries, exclusive_lock
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.path_checks import require_writable_dir
+from omfa_jax.core.path_checks import require_any_writable_dir
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.synthetic import deepfashion_layout, dresscode_layout, viton_hd_layout
 from omfa_jax.synthetic.world import MIN_SIDE_PX
@@ -32,7 +33,7 @@ LAYOUTS: dict[str, FolderLayout] = {
 class WorldReport:
     """The result of `write_world`: people `written`, and people `kept` from an earlier call."""
 
-    root: Path
+    root: AnyPath
     written: int
     kept: int
 
@@ -73,12 +74,13 @@ def write_world(
     shape = LAYOUTS[layout]
     jobs = {split: shape.jobs(split, count, settings) for split, count in counts.items()}
     total, written = sum(map(len, jobs.values())), 0
-    root = require_writable_dir(root, "--out")
+    root = require_any_writable_dir(root, "--out")
     # claimed before anything is deleted: a folder with other files is refused untouched
     with exclusive_lock(root):
         before = claim_folder(root, settings, layout)
-        for folder in (root, *root.glob("*/"), *root.glob("*/*/"), *root.glob("*/*/*/")):
-            delete_stale_temporaries(folder)
+        if isinstance(root, Path):
+            for folder in (root, *root.glob("*/"), *root.glob("*/*/"), *root.glob("*/*/*/")):
+                delete_stale_temporaries(folder)
         work = partial(shape.write, root, settings)
         done = ordered_map(work, chain(*jobs.values()), processes)
         for number, new in enumerate(done, start=1):

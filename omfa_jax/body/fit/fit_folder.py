@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,10 @@ from omfa_jax.core.atomic_files import (
     exclusive_lock,
 )
 from omfa_jax.core.errors import OmfaError, describe_damage
+from omfa_jax.core.file_states import FileStates
 from omfa_jax.core.json_text import parse_json
-from omfa_jax.core.path_checks import require_writable_file
+from omfa_jax.core.path_checks import require_any_writable_file
+from omfa_jax.core.paths import AnyPath, to_path
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,8 @@ def fit_folder(
     """
     if batch_size < 1:
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
-    folder = Path(folder)
-    require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
+    folder = to_path(folder)
+    require_any_writable_file(folder / "smplx" / "NAME.npz", "--raw")
     with exclusive_lock(folder):
         fit = partial(_fit_batch, fitter, photo_fitter, batch_size)
         return _fit_folder(fit, photos, folder, batch_size, overwrite, person_index)
@@ -89,7 +90,7 @@ def fit_folder(
 def _fit_folder(
     fit: FitFn,
     photos: Sequence[PhotoEntry],
-    folder: Path,
+    folder: AnyPath,
     batch_size: int,
     overwrite: bool,
     person_index: int | None,
@@ -102,7 +103,8 @@ def _fit_folder(
         # after a kill, new bodies must not be paired with the report on the old ones
         (folder / REPORT_FILE).unlink(missing_ok=True)
     entries = _read_report(folder / REPORT_FILE)
-    due = [p for p in photos if overwrite or not _is_done(p[0], bodies, entries)]
+    states = FileStates()
+    due = [p for p in photos if overwrite or not _is_done(p[0], bodies, entries, states)]
     _warn_of_other_people({name for name, _ in photos} - {n for n, _ in due}, entries, person_index)
     fitted, saved = 0, time.perf_counter()
     with tqdm(total=len(photos), initial=len(photos) - len(due), unit="photo", desc="fit") as bar:
@@ -117,7 +119,7 @@ def _fit_folder(
             if isinstance(result, FitResult) and result.report.accepted:
                 save_body(path, result.params, result.camera, source=FIT_SOURCE)
                 fitted += 1
-            elif path.exists():
+            elif states.find(path) is not None:
                 _delete_fitted(path)
             bar.update()
             # the report grows with the folder: rewriting it for every photo would be quadratic
@@ -176,10 +178,12 @@ def _is_accepted(entry: dict[str, Any] | None) -> bool:
     return entry is None or bool(entry["accepted"])
 
 
-def _is_done(name: str, bodies: Path, entries: dict[str, dict[str, Any]]) -> bool:
+def _is_done(
+    name: str, bodies: AnyPath, entries: dict[str, dict[str, Any]], states: FileStates
+) -> bool:
     """Return True for a photo that is in the report or has a body file of other origin."""
     path = bodies / f"{name}.npz"
-    if not path.exists():
+    if states.find(path) is None:
         return name in entries and not entries[name]["accepted"]
     return name in entries or str(read_npz(path, "body file").get("source", "")) != FIT_SOURCE
 
@@ -208,7 +212,7 @@ def _warn_of_other_people(
         )
 
 
-def _delete_fitted(path: Path) -> None:
+def _delete_fitted(path: AnyPath) -> None:
     """Delete the body of an earlier fit; one of other origin is kept, with a warning."""
     try:
         ours = str(read_npz(path, "body file").get("source", "")) == FIT_SOURCE
@@ -222,7 +226,7 @@ def _delete_fitted(path: Path) -> None:
         )
 
 
-def _read_report(path: Path) -> dict[str, dict[str, Any]]:
+def _read_report(path: AnyPath) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
@@ -235,7 +239,7 @@ def _read_report(path: Path) -> dict[str, dict[str, Any]]:
         ) from None
 
 
-def _write_report(path: Path, entries: dict[str, dict[str, Any]]) -> None:
+def _write_report(path: AnyPath, entries: dict[str, dict[str, Any]]) -> None:
     accepted = sum(entry["accepted"] for entry in entries.values())
     summary = {"accepted": accepted, "rejected": len(entries) - accepted}
     with atomic_write(path) as temporary:

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -14,8 +13,10 @@ from omfa_jax.body.landmarks.landmark_json import make_document
 from omfa_jax.body.landmarks.person_landmarks import find_people, find_person
 from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries, exclusive_lock
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.file_states import FileStates
 from omfa_jax.core.images import read_rgb
-from omfa_jax.core.path_checks import require_writable_dir
+from omfa_jax.core.path_checks import require_any_writable_dir
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.core.process_pool import ordered_map
 
 REPORT_FILE = "keypoints_report.json"
@@ -28,8 +29,8 @@ class LandmarkJob:
     """A photo, its name without suffix, and the file that its keypoints have or get."""
 
     name: str
-    photo: Path
-    target: Path
+    photo: AnyPath
+    target: AnyPath
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,14 @@ def write_landmarks(
     tried again. Raises OmfaError if nothing can be written or another process is at work there.
     """
     started = time.perf_counter()
-    folder = Path(folder)
+    folder = to_path(folder)
     for place in {job.target.parent for job in jobs}:
-        require_writable_dir(place, "--raw")
+        require_any_writable_dir(place, "--raw")
     with exclusive_lock(folder):
         for place in {folder, *(job.target.parent for job in jobs)}:
             delete_stale_temporaries(place)
-        due = [job for job in jobs if overwrite or not job.target.exists()]
+        states = FileStates()
+        due = [job for job in jobs if overwrite or states.find(job.target) is None]
         failed: dict[str, str] = {}
         several = []
         kept = len(jobs) - len(due)

@@ -8,7 +8,8 @@ from typing import Any
 from omfa_jax.body.pose_maps import find_styles
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.file_states import FileStates
+from omfa_jax.core.path_checks import require_any_dir
 from omfa_jax.data.builders.deepfashion_multimodal import DeepFashionMultiModal
 from omfa_jax.data.builders.dresscode import DressCode
 from omfa_jax.data.builders.paired_items import NO_OWN_GARMENT
@@ -64,7 +65,7 @@ def build_records(
     require_disjoint(out_dir, {"--raw": raw_dir})
     how = WriteOptions(shard_records, runner, beam_options, processes)
     # absolute: Beam workers may run in another directory
-    root = require_dir(raw_dir, "raw data set", "--raw").absolute()
+    root = require_any_dir(raw_dir, "raw data set", "--raw").absolute()
     raw_dir = os.fspath(root)
     dataset = resolve_dataset(root, dataset, BUILDERS)
     builder = BUILDERS[dataset]
@@ -83,12 +84,12 @@ def build_records(
         builder.name, {name: len(items) for name, items in splits.items()}, shard_records
     )
     with open_staging_folder(out_dir, f"{builder.name}/{builder.VERSION}") as partial:
-        source = ImageShardSource(builder, partial, raw_dir)
+        source, states = ImageShardSource(builder, partial, raw_dir), FileStates()
         for shard in shards:
             # a worker then loads only its own shard's items, and a resumed build the same ones
-            source.store_items(shard, splits[shard.split][shard.start : shard.stop])
+            source.store_items(shard, splits[shard.split][shard.start : shard.stop], states)
         # the items are on disk now; a large data set's list takes 2 KB per item
-        del splits
+        del splits, states
         write_shards(partial, source, shards, how)
         report = merge_reports(partial, shards, warnings)
         if not report.built:

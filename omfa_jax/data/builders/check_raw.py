@@ -5,7 +5,6 @@ import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +24,8 @@ from omfa_jax.body.landmarks.landmark_json import is_landmark_file
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.path_checks import require_any_dir
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.data.builders.build_records import (
     BUILDERS,
@@ -91,7 +91,7 @@ def check_raw(
     `dataset`: None detects it by the layout. `item_options`: those of the builder. Raises OmfaError
     for an unknown layout.
     """
-    root = require_dir(raw_dir, "raw data set", "--raw")
+    root = require_any_dir(raw_dir, "raw data set", "--raw")
     name = resolve_dataset(root, dataset, BUILDERS)
     report, warnings = CheckReport(), []
     options = require_item_options(name, item_options)
@@ -135,7 +135,7 @@ def find_raw_duplicates(
     `dataset`: None detects it by the layout. `pairs`: lists of other names (see the builders).
     Raises OmfaError for an unknown layout.
     """
-    root = require_dir(raw_dir, "raw data set", "--raw")
+    root = require_any_dir(raw_dir, "raw data set", "--raw")
     name = resolve_dataset(root, dataset, BUILDERS)
     options = require_item_options(name, {} if pairs is None else {"pairs": pairs})
     listed = BUILDERS[name].list_items(os.fspath(root), [], **options)
@@ -202,7 +202,7 @@ def _find_own_keypoints(item: Any) -> Iterator[Finding]:
         yield "found_keypoints", path.name
 
 
-def _check_mask(path: Path, name: str) -> Iterator[Finding]:
+def _check_mask(path: AnyPath, name: str) -> Iterator[Finding]:
     try:
         mask = images.read_rgb(path, name)
     except OmfaError as error:

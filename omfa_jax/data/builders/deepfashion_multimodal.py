@@ -16,7 +16,6 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -26,7 +25,8 @@ from omfa_jax.body.keypoints.keypoint_reader import KeypointsError, require_phot
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.json_text import parse_json
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.path_checks import require_any_dir
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.builders import face_box
 from omfa_jax.data.builders.deepfashion_names import (
     DEFAULT_SHARES,
@@ -64,14 +64,14 @@ class DeepFashionItem:
     key: str
     split: str
     name: PhotoName | None
-    person: Path
-    segm: Path | None
-    densepose: Path | None
-    pose: Path | None
+    person: AnyPath
+    segm: AnyPath | None
+    densepose: AnyPath | None
+    pose: AnyPath | None
     caption: str
     # == of arrays is no bool, so the generated __eq__ must skip it
     landmarks: Float32[np.ndarray, "21 3"] | None = field(compare=False)
-    sources: tuple[tuple[Path, Path], ...]
+    sources: tuple[tuple[AnyPath, AnyPath], ...]
 
 
 class DeepFashionMultiModal(RecordsBuilder):
@@ -94,7 +94,7 @@ class DeepFashionMultiModal(RecordsBuilder):
         `clean`: list of photos to leave out (see `exclusion_list.py`), also as sources of garments.
         `split_shares`: the shares of train, val and test, see `assign_split`.
         """
-        root = require_dir(raw_dir, "raw data set", "--raw")
+        root = require_any_dir(raw_dir, "raw data set", "--raw")
         if not (root / "images").is_dir():
             raise make_layout_error(root, "images/GENDER-Category-id_IIIIIIII-CC_V_view.jpg")
         if len(split_shares) != 3 or min(split_shares) < 0 or abs(sum(split_shares) - 1) > 1e-6:
@@ -198,7 +198,7 @@ def _find_face_box(
     return box
 
 
-def read_captions(path: Path, warnings: list[str]) -> dict[str, str]:
+def read_captions(path: AnyPath, warnings: list[str]) -> dict[str, str]:
     """Return {photo's name: caption}; empty, with a warning, if the file is missing or damaged."""
     try:
         captions = parse_json(path.read_text("utf-8-sig"))
@@ -211,7 +211,7 @@ def read_captions(path: Path, warnings: list[str]) -> dict[str, str]:
     return {}
 
 
-def read_densepose(path: Path) -> UInt8[np.ndarray, "h w"]:
+def read_densepose(path: AnyPath) -> UInt8[np.ndarray, "h w"]:
     """Return DensePose's part index (0 to 24) of every pixel; OmfaError for other images."""
     parts = np.ascontiguousarray(images.read_rgb(path, "densepose")[..., 2])
     DENSEPOSE.require_known_ids(parts, "densepose")
@@ -272,7 +272,7 @@ def _cut_out_garment(
     )
 
 
-def _load_source(photo: Path, segm: Path) -> tuple[np.ndarray, np.ndarray]:
+def _load_source(photo: AnyPath, segm: AnyPath) -> tuple[np.ndarray, np.ndarray]:
     image = images.read_rgb(photo, "photo")
     flaws: list[str] = []
     shown = read_optional_labels(segm, DEEPFASHION, image.shape[:2], flaws, "label map")

@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.path_checks import require_any_dir
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.builders.exclusion_list import drop_excluded
 from omfa_jax.data.builders.label_sets import ATR, CATEGORIES, Category
 from omfa_jax.data.builders.paired_items import PairedItem, read_paired_item
@@ -58,7 +59,7 @@ class DressCode(RecordsBuilder):
         of keypoints files with several, None for the largest. `pairs`: lists that replace those
         of a split, "FILE" or "SPLIT=FILE", of the root's form.
         """
-        root = require_dir(raw_dir, "raw data set", "--raw")
+        root = require_any_dir(raw_dir, "raw data set", "--raw")
         folders = [name for name in DRESSCODE_FOLDERS if (root / name / "images").is_dir()]
         if not folders:
             raise make_layout_error(root, "upper_body/images, lower_body/images or dresses/images")
@@ -89,7 +90,7 @@ class DressCode(RecordsBuilder):
 
 
 def _list_category_items(
-    root: Path, name: str, lists: Mapping[str, Path], warnings: list[str]
+    root: AnyPath, name: str, lists: Mapping[str, AnyPath], warnings: list[str]
 ) -> dict[str, list[PairedItem]]:
     folder = root / name
     photos = list_files_by_stem(folder / "images")
@@ -134,10 +135,10 @@ def _list_category_items(
 
 
 def _read_pairs(
-    root: Path,
+    root: AnyPath,
     name: str,
-    lists: Mapping[str, Path],
-    photos: Mapping[str, Path],
+    lists: Mapping[str, AnyPath],
+    photos: Mapping[str, AnyPath],
     warnings: list[str],
 ) -> dict[str, Iterable[Pair]]:
     """Return the pairs of each split; without any list, all photos are training data."""
@@ -169,7 +170,7 @@ def _read_pairs(
 
 
 def _find_lost_lines(
-    root: Path, lists: Mapping[str, Path], folders: Sequence[str]
+    root: AnyPath, lists: Mapping[str, AnyPath], folders: Sequence[str]
 ) -> Iterator[str]:
     """Yield a line for each list of all categories that names some without a folder."""
     absent = {FOLDER_CATEGORIES[name]: name for name in DRESSCODE_FOLDERS if name not in folders}
@@ -199,7 +200,7 @@ def _separate_own_garments(pairs: Sequence[Pair], split: str) -> tuple[list[Pair
     return [Pair(pair.person, own[pair.person], pair.category) for pair in pairs], others
 
 
-def _read_listing(root: Path, name: str, listing: str, warnings: list[str]) -> list[Pair] | None:
+def _read_listing(root: AnyPath, name: str, listing: str, warnings: list[str]) -> list[Pair] | None:
     """Return the pairs in a category's own list or the list in the root; None without a list."""
     if (path := root / name / listing).is_file():
         return list_pairs(path, warnings)
@@ -207,7 +208,7 @@ def _read_listing(root: Path, name: str, listing: str, warnings: list[str]) -> l
     return _read_shared_list(path, name, warnings) if path.is_file() else None
 
 
-def _read_shared_list(path: Path, name: str, warnings: list[str]) -> list[Pair]:
+def _read_shared_list(path: AnyPath, name: str, warnings: list[str]) -> list[Pair]:
     """Return one category's pairs in a list of all categories."""
     found: list[str] = []
     pairs = list_pairs(path, found)

@@ -10,13 +10,14 @@ import collections
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.json_text import parse_json
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.data.checks import photo_duplicates
 from omfa_jax.data.records.record_schema import SPLITS
 
@@ -28,7 +29,7 @@ class HasPhoto(Protocol):
     """An item with a photo of a person."""
 
     @property
-    def person(self) -> Path: ...
+    def person(self) -> AnyPath: ...
 
 
 ItemT = TypeVar("ItemT", bound=HasPhoto)
@@ -40,7 +41,7 @@ def read_exclusion_list(path: str | os.PathLike) -> list[tuple[str | None, str]]
     A list may be empty, as that of a data set without duplicates. Raises OmfaError if the file is
     missing, or is JSON of another form.
     """
-    source = require_file(path, "list of photos to leave out", "--clean")
+    source = require_any_file(path, "list of photos to leave out", "--clean")
     # a list saved on Windows may begin with a byte order mark
     text = source.read_text("utf-8-sig", "replace")
     entries: list[tuple[str | None, str]]
@@ -84,19 +85,19 @@ def drop_excluded(
     counts = ", ".join(f"{split} {len(dropped)}" for split, dropped in found.items())
     if not listed:
         counts = "nothing, the list is empty"
-    warnings.append(f"{Path(path).name}: left out {counts}")
+    warnings.append(f"{to_path(path).name}: left out {counts}")
     if unknown:
         shown = ", ".join(unknown[:MAX_NAMES_SHOWN]) + (
             ", ..." if len(unknown) > MAX_NAMES_SHOWN else ""
         )
-        warnings.append(f"{Path(path).name}: {len(unknown)} names are not in the data ({shown})")
+        warnings.append(f"{to_path(path).name}: {len(unknown)} names are not in the data ({shown})")
     return {
         split: [item for index, item in enumerate(items) if index not in found[split]]
         for split, items in splits.items()
     }
 
 
-def write_exclusion_list(path: Path, report: photo_duplicates.DuplicateReport) -> None:
+def write_exclusion_list(path: AnyPath, report: photo_duplicates.DuplicateReport) -> None:
     """Write the duplicates for `read_exclusion_list`, and the groups for human readers."""
     dropped: dict[str, dict[str, list[str]]] = {}
     groups = []

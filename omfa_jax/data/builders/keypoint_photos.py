@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
@@ -19,8 +18,10 @@ from omfa_jax.body.landmarks import PersonLandmarks
 from omfa_jax.body.landmarks.landmark_folder import LandmarkJob
 from omfa_jax.body.landmarks.landmark_json import is_landmark_file, read_person
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.file_states import list_folders
 from omfa_jax.core.images import read_rgb, read_upright_size, write_image
-from omfa_jax.core.path_checks import require_dir, require_writable_file
+from omfa_jax.core.path_checks import require_any_dir, require_any_writable_file
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.builders.landmark_files import read_landmarks
 from omfa_jax.data.builders.raw_files import list_files_by_stem, list_first_nonempty_folder
 from omfa_jax.data.builders.raw_layouts import resolve_dataset
@@ -44,10 +45,10 @@ class KeypointPhoto:
     """
 
     name: str
-    path: Path
+    path: AnyPath
     read: Callable[[tuple[int, int]], PhotoKeypoints]
     has_landmarks: bool = False
-    source: Path | None = None
+    source: AnyPath | None = None
 
     def read_size_px(self) -> tuple[int, int]:
         """Return (width, height) of the upright photo without decoding it; OmfaError if damaged."""
@@ -61,7 +62,7 @@ def find_photos(
     *,
     person_index: int | None = None,
     split: str | None = None,
-) -> dict[Path, list[KeypointPhoto]]:
+) -> dict[AnyPath, list[KeypointPhoto]]:
     """Return {folder: photos in the order of names} of a raw data set.
 
     `dataset`: "viton_hd" (SPLIT/image and SPLIT/openpose_json), "deepfashion_multimodal" (images/
@@ -71,7 +72,7 @@ def find_photos(
     to look into, a split of VITON-HD or a category of DressCode. Raises OmfaError for an unknown
     name, a folder of another layout, or a split that it does not have.
     """
-    root = require_dir(raw_dir, "raw data set", "--raw")
+    root = require_any_dir(raw_dir, "raw data set", "--raw")
     dataset = resolve_dataset(root, dataset, KEYPOINT_LAYOUTS)
     for flag, value in {"--person-index": person_index, "--split": split}.items():
         if value is not None and dataset == "deepfashion_multimodal":
@@ -100,14 +101,14 @@ def read_photo_person(
 
 def list_landmark_jobs(
     raw_dir: str | os.PathLike, dataset: str | None, *, split: str | None = None
-) -> dict[Path, list[LandmarkJob]]:
+) -> dict[AnyPath, list[LandmarkJob]]:
     """Return {folder: every photo of a person, with the file for its keypoints} of a raw data set.
 
     The file is the one that `find_photos` pairs with the photo, or would pair. Arguments and errors
     are those of `find_photos`; DeepFashion-MultiModal, which has its landmarks in one list, is
     refused.
     """
-    root = require_dir(raw_dir, "raw data set", "--raw")
+    root = require_any_dir(raw_dir, "raw data set", "--raw")
     dataset = resolve_dataset(root, dataset, KEYPOINT_LAYOUTS)
     if dataset == "deepfashion_multimodal":
         raise OmfaError(
@@ -137,7 +138,7 @@ def write_keypoint_sheet(
     The file is a PNG or JPEG. A photo whose keypoints cannot be used is drawn without them, with
     the reason in its caption and a warning. Arguments and errors are those of `find_photos`.
     """
-    out = require_writable_file(out_path, "--out")
+    out = require_any_writable_file(out_path, "--out")
     warnings: list[str] = []
     folders = find_photos(raw_dir, dataset, warnings, split=split)
     for warning in warnings:
@@ -160,7 +161,7 @@ def write_keypoint_sheet(
     return f": {len(cells)} of {total} photos with keypoints, {unusable} of them unusable"
 
 
-def _list_openpose_jobs(folder: Path) -> list[LandmarkJob]:
+def _list_openpose_jobs(folder: AnyPath) -> list[LandmarkJob]:
     files = list_first_nonempty_folder(folder, KEYPOINT_DIRS)
     present = {stem.removesuffix("_keypoints"): path for stem, path in files.items()}
     # beside those of other photos: only the first folder that is not empty is read
@@ -171,7 +172,7 @@ def _list_openpose_jobs(folder: Path) -> list[LandmarkJob]:
     ]
 
 
-def _list_dresscode_jobs(folder: Path) -> list[LandmarkJob]:
+def _list_dresscode_jobs(folder: AnyPath) -> list[LandmarkJob]:
     present = list_files_by_stem(folder / "keypoints")
     jobs = []
     for name, photo in sorted(list_files_by_stem(folder / "images").items()):
@@ -182,9 +183,9 @@ def _list_dresscode_jobs(folder: Path) -> list[LandmarkJob]:
     return jobs
 
 
-def _list_folders(root: Path, images: str, split: str | None) -> list[Path]:
+def _list_folders(root: AnyPath, images: str, split: str | None) -> list[AnyPath]:
     """Return the folders of `root` with an `images` folder: all, or the one called `split`."""
-    folders = [path.parent for path in sorted(root.glob(f"*/{images}"))]
+    folders = [folder for folder in list_folders(root) if (folder / images).is_dir()]
     if split is None:
         return folders
     names = [folder.name for folder in folders]
@@ -194,8 +195,8 @@ def _list_folders(root: Path, images: str, split: str | None) -> list[Path]:
 
 
 def _find_openpose(
-    root: Path, split: str | None, warnings: list[str], person_index: int | None
-) -> dict[Path, list[KeypointPhoto]]:
+    root: AnyPath, split: str | None, warnings: list[str], person_index: int | None
+) -> dict[AnyPath, list[KeypointPhoto]]:
     found, read = {}, partial(_read_file, person_index)
     for folder in _list_folders(root, "image", split):
         files = list_first_nonempty_folder(folder, KEYPOINT_DIRS)
@@ -207,8 +208,8 @@ def _find_openpose(
 
 
 def _find_dresscode(
-    root: Path, split: str | None, warnings: list[str], person_index: int | None
-) -> dict[Path, list[KeypointPhoto]]:
+    root: AnyPath, split: str | None, warnings: list[str], person_index: int | None
+) -> dict[AnyPath, list[KeypointPhoto]]:
     found, read = {}, partial(_read_file, person_index)
     for folder in _list_folders(root, "images", split):
         # N_0 is a person's photo, N_1 that of the garment, and N_2 holds the person's keypoints
@@ -224,14 +225,16 @@ def _find_dresscode(
 
 
 def _find_deepfashion(
-    root: Path, _split: str | None, warnings: list[str], _index: int | None
-) -> dict[Path, list[KeypointPhoto]]:
+    root: AnyPath, _split: str | None, warnings: list[str], _index: int | None
+) -> dict[AnyPath, list[KeypointPhoto]]:
     landmarks = read_landmarks(root / "keypoints", warnings)
     photos = list_files_by_stem(root / "images")
     return {root: _pair_files(root, photos, landmarks, _check_landmarks, warnings)}
 
 
-FindPhotosFn = Callable[[Path, str | None, list[str], int | None], dict[Path, list[KeypointPhoto]]]
+FindPhotosFn = Callable[
+    [AnyPath, str | None, list[str], int | None], dict[AnyPath, list[KeypointPhoto]]
+]
 KEYPOINT_LAYOUTS: Mapping[str, FindPhotosFn] = {
     "viton_hd": _find_openpose,
     "deepfashion_multimodal": _find_deepfashion,
@@ -240,21 +243,21 @@ KEYPOINT_LAYOUTS: Mapping[str, FindPhotosFn] = {
 
 
 def _read_file(
-    person_index: int | None, path: Path, photo: Path, size_px: tuple[int, int]
+    person_index: int | None, path: AnyPath, photo: AnyPath, size_px: tuple[int, int]
 ) -> PhotoKeypoints:
     return read_keypoints(path, size_px, photo=photo, person_index=person_index)
 
 
 def _check_landmarks(
-    rows: Float32[np.ndarray, "21 3"], _: Path, size_px: tuple[int, int]
+    rows: Float32[np.ndarray, "21 3"], _: AnyPath, size_px: tuple[int, int]
 ) -> PhotoKeypoints:
     require_photo_size(rows, size_px)
     return PhotoKeypoints(rows)
 
 
 def _pair_files(
-    folder: Path,
-    photos: Mapping[str, Path],
+    folder: AnyPath,
+    photos: Mapping[str, AnyPath],
     keypoints: Mapping,
     read: Callable,
     warnings: list[str],
@@ -274,7 +277,7 @@ def _pair_files(
             photos[name],
             reader(name),
             has_landmarks=read is _check_landmarks,
-            source=keypoints[name] if isinstance(keypoints[name], Path) else None,
+            source=keypoints[name] if isinstance(keypoints[name], AnyPath) else None,
         )
         for name in sorted(photos)
         if name in keypoints

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from omfa_jax.core.paths import AnyPath, to_path
+
 LANDMARKS = (
     *("crown", "right_ear", "right_eye", "left_eye", "left_ear", "nose", "chin"),
     *("right_shoulder", "left_shoulder", "right_armpit", "left_armpit", "right_elbow"),
@@ -29,8 +31,10 @@ def read_landmarks(
     Confidence is 1 for visible, 0.5 for occluded and 0 for absent points. Points of a photo without
     a line in keypoints_vis.txt count as visible. Damaged lines and missing files go to `warnings`.
     """
-    places = _read_rows(Path(folder) / LOCATIONS_FILE, 2 * len(LANDMARKS), warnings)
-    flags = _read_rows(Path(folder) / VISIBILITY_FILE, len(LANDMARKS), warnings) if places else {}
+    places = _read_rows(to_path(folder) / LOCATIONS_FILE, 2 * len(LANDMARKS), warnings)
+    flags = (
+        _read_rows(to_path(folder) / VISIBILITY_FILE, len(LANDMARKS), warnings) if places else {}
+    )
     found = {}
     for stem, values in places.items():
         points = values.reshape(-1, 2)
@@ -44,7 +48,9 @@ def read_landmarks(
     return found
 
 
-def _read_rows(path: Path, count: int, warnings: list[str]) -> dict[str, Float32[np.ndarray, "n"]]:
+def _read_rows(
+    path: AnyPath, count: int, warnings: list[str]
+) -> dict[str, Float32[np.ndarray, "n"]]:
     try:
         lines = path.read_text("utf-8-sig", "replace").splitlines()
     except OSError:

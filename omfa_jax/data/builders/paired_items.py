@@ -1,7 +1,6 @@
 """Read items with a photo of a person and one of the garment: VITON-HD and DressCode."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from omfa_jax.body.body_file import read_body_source
 from omfa_jax.body.keypoints.keypoint_reader import KeypointsError, read_keypoints
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.builders import face_box
 from omfa_jax.data.builders.garment_cutout import MIN_GARMENT_AREA, cut_out_garment
 from omfa_jax.data.builders.label_sets import Category, LabelSet
@@ -36,13 +36,13 @@ class PairedItem:
 
     key: str
     split: str
-    person: Path
-    garment: Path | None
-    parse: Path | None
-    keypoints: Path | None
-    pose: Path | None
+    person: AnyPath
+    garment: AnyPath | None
+    parse: AnyPath | None
+    keypoints: AnyPath | None
+    pose: AnyPath | None
     unpaired_key: str
-    unpaired: Path | None
+    unpaired: AnyPath | None
     category: Category | Literal[""] = ""
     person_index: int | None = None
 

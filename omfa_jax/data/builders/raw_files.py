@@ -47,29 +47,31 @@ T = TypeVar("T")
 Folder = TypeVar("Folder", Path, RemotePath, AnyPath)
 
 
-def read_image_and_bytes(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w 3"]]:
+def read_image_and_bytes(path: AnyPath, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w 3"]]:
     """Return the bytes to store for an image, and its pixels.
 
     An upright sRGB JPEG or PNG is stored unchanged; anything else is re-encoded as JPEG.
     """
-    rgb = images.read_rgb(path, what)
-    encoded = path.read_bytes()
-    image = images.open_image(encoded, what)
+    # read once: in object storage each read is a request
+    name = f"{what} {path}"
+    encoded = images.read_image_file(path, what)
+    rgb = images.read_rgb(encoded, name)
+    image = images.open_image(encoded, name)
     # encoding again costs quality, so it is left to files that decoders show differently
     plain = image.format in ("JPEG", "PNG") and image.mode == "RGB"
-    plain = plain and not image.has_transparency_data and not is_converted(image, f"{what} {path}")
+    plain = plain and not image.has_transparency_data and not is_converted(image, name)
     if plain and images.get_exif_orientation(image) == 1:
         return encoded, rgb
     return images.encode_jpeg(rgb), rgb
 
 
-def read_image_bytes(path: Path) -> bytes:
+def read_image_bytes(path: AnyPath) -> bytes:
     """Return the bytes to store for an image."""
     return read_image_and_bytes(path, "image")[0]
 
 
 def read_optional(
-    read: Callable[[Path], T], path: Path | None, what: str, flaws: list[str]
+    read: Callable[[AnyPath], T], path: AnyPath | None, what: str, flaws: list[str]
 ) -> T | None:
     """Return `read(path)`; if the file is missing or damaged, add a flaw and return None.
 
@@ -87,7 +89,7 @@ def read_optional(
 
 
 def read_optional_labels(
-    path: Path | None,
+    path: AnyPath | None,
     label_set: LabelSet,
     size_px: tuple[int, int],
     flaws: list[str],
@@ -168,7 +170,7 @@ def read_pairs(
         warnings.append(f"{path.name}: {faults - max_faults} more lines of such kinds")
 
 
-def list_pairs(path: Path, warnings: list[str]) -> list[Pair]:
+def list_pairs(path: AnyPath, warnings: list[str]) -> list[Pair]:
     """Return the pairs of a list as `read_pairs` does; OmfaError if none of its lines is a pair."""
     found: list[str] = []
     pairs = list(read_pairs(path, found))

@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.path_checks import require_file
+from omfa_jax.core.path_checks import require_any_file
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.builders.raw_files import read_pairs
 from omfa_jax.data.records.record_schema import SPLITS
 
@@ -18,23 +19,23 @@ LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
 LOOKED_AT = 200
 
 
-def list_layouts(root: Path) -> list[str]:
+def list_layouts(root: AnyPath) -> list[str]:
     """Return the names of the data sets whose layout the folder has."""
     looks = {
         "viton_hd": [root / split / "image" for split in SPLITS],
         "dresscode": [root / name / "images" for name in DRESSCODE_FOLDERS],
         "deepfashion_multimodal": [root / "images"],
     }
-    return [name for name, folders in looks.items() if any(map(Path.is_dir, folders))]
+    return [name for name, folders in looks.items() if any(folder.is_dir() for folder in folders)]
 
 
-def detect_layout(root: Path) -> str | None:
+def detect_layout(root: AnyPath) -> str | None:
     """Return the name of the data set whose layout the folder has; None for none or several."""
     found = list_layouts(root)
     return found[0] if len(found) == 1 else None
 
 
-def resolve_dataset(root: Path, dataset: str | None, known: Collection[str]) -> str:
+def resolve_dataset(root: AnyPath, dataset: str | None, known: Collection[str]) -> str:
     """Return the data set's name: `dataset` if given, else detected by the layout, and logged.
 
     Raises OmfaError for a name that is not in `known`, an unknown layout, and several of them.
@@ -55,7 +56,7 @@ def resolve_dataset(root: Path, dataset: str | None, known: Collection[str]) -> 
     return found[0]
 
 
-def make_layout_error(root: Path, expected: str) -> OmfaError:
+def make_layout_error(root: AnyPath, expected: str) -> OmfaError:
     """Return the error for a folder without the `expected` layout.
 
     It lists what is there, and names the data set or the sub-folder whose layout matches.
@@ -74,16 +75,16 @@ def make_layout_error(root: Path, expected: str) -> OmfaError:
 
 def assign_pairs_lists(
     given: Sequence[str] | None, splits: Sequence[str], warnings: list[str]
-) -> dict[str, Path]:
+) -> dict[str, AnyPath]:
     """Return {split: list} of the files in `--pairs`, each "FILE" or "SPLIT=FILE".
 
     A FILE without a split belongs to the only one of `splits`, or to the one that its name
     contains; the guess goes to `warnings`. Raises OmfaError if there is none, or two lists of one.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, AnyPath] = {}
     for text in given or ():
         split, file = split_pairs_argument(text)
-        path = require_file(file, "pairs list", "--pairs")
+        path = require_any_file(file, "pairs list", "--pairs")
         if split is None:
             inside = [name for name in SPLITS if name in path.stem.lower()]
             inside = [*splits] if len(splits) == 1 else inside
@@ -111,7 +112,7 @@ def split_pairs_argument(text: str) -> tuple[str | None, str]:
 
 
 def find_other_list(
-    folders: Sequence[Path],
+    folders: Sequence[AnyPath],
     photos: Collection[str],
     *,
     split: str = "",

@@ -13,11 +13,14 @@ from typing import Any, Protocol, runtime_checkable
 import tensorflow_datasets as tfds
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.file_states import FileState, FileStates
+from omfa_jax.core.paths import RemotePath, to_path
 from omfa_jax.data.records import record_schema
 from omfa_jax.data.records.shards import (
     Shard,
     ShardReport,
     compute_stamp,
+    find_remote_paths,
     plan_shards,
     read_shard_report,
 )
@@ -128,20 +131,30 @@ class ImageShardSource:
     raw_dir: str
     kind: record_schema.Kind = "images"
 
-    def store_items(self, shard: Shard, items: Sequence[RawItem]) -> None:
-        """Store the shard's items for the process that will read them."""
+    def store_items(
+        self, shard: Shard, items: Sequence[RawItem], states: FileStates | None = None
+    ) -> None:
+        """Store the shard's items, and what is known of their files, for the process that reads.
+
+        `states` lists each folder of object storage once for all shards.
+        """
+        known = (states or FileStates()).get(find_remote_paths(items))
         with convert_disk_errors(self.partial.folder):
-            self.partial.get_items_path(shard.file_name).write_bytes(pickle.dumps(list(items)))
+            path = self.partial.get_items_path(shard.file_name)
+            path.write_bytes(pickle.dumps((list(items), known)))
 
     def load_items(self, shard: Shard) -> list[RawItem]:
         """Load the shard's items."""
-        return pickle.loads(self.partial.get_items_path(shard.file_name).read_bytes())
+        return self._load(shard)[0]
 
     def stamp(self, shard: Shard) -> str:
         """Return a digest of the items and of the size and time of their files."""
-        return compute_stamp(
-            self.builder.name, str(self.builder.VERSION), shard, self.load_items(shard)
-        )
+        items, known = self._load(shard)
+        facts = (self.builder.name, str(self.builder.VERSION), shard, items)
+        return compute_stamp(*facts, known=known)
+
+    def _load(self, shard: Shard) -> tuple[list[RawItem], dict[RemotePath, FileState | None]]:
+        return pickle.loads(self.partial.get_items_path(shard.file_name).read_bytes())
 
     def iter_records(self, shard: Shard, report: ShardReport) -> Iterator[record_schema.Record]:
         """Yield the records of all readable items; skips and flaws go to `report`.
@@ -163,9 +176,13 @@ class ImageShardSource:
             yield record
 
     def _require_raw_dir(self) -> None:
+        root = to_path(self.raw_dir)
         try:
-            with os.scandir(self.raw_dir) as entries:
-                found = "" if next(entries, None) else "an empty folder"
+            if isinstance(root, RemotePath):
+                found = "" if root.is_dir() else "nothing"
+            else:
+                with os.scandir(root) as entries:
+                    found = "" if next(entries, None) else "an empty folder"
         except OSError as error:
             found = error.strerror or str(error)
         if found:

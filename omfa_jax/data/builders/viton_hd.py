@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.path_checks import require_dir
+from omfa_jax.core.path_checks import require_any_dir
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.data.builders.exclusion_list import drop_excluded
 from omfa_jax.data.builders.label_sets import get_label_set
 from omfa_jax.data.builders.paired_items import PairedItem, read_paired_item
@@ -71,7 +72,7 @@ class VitonHD(RecordsBuilder):
         keypoints files with several, None for the largest. `pairs`: lists that replace
         <root>/SPLIT_pairs.txt, "FILE" or "SPLIT=FILE".
         """
-        root = require_dir(raw_dir, "raw data set", "--raw")
+        root = require_any_dir(raw_dir, "raw data set", "--raw")
         get_label_set(parse_labels)
         present = [split for split in SPLITS if (root / split / "image").is_dir()]
         lists = assign_pairs_lists(pairs, present, warnings)
@@ -101,7 +102,7 @@ class VitonHD(RecordsBuilder):
 
 
 def _list_items(
-    root: Path, split: str, listing: Path, parse_labels: str, warnings: list[str]
+    root: AnyPath, split: str, listing: AnyPath, parse_labels: str, warnings: list[str]
 ) -> list[VitonItem]:
     folder = root / split
     people, garments = list_files_by_stem(folder / "image"), list_files_by_stem(folder / "cloth")
@@ -140,7 +141,7 @@ def _list_items(
 
 
 def _read_pairs(
-    root: Path, split: str, listing: Path, people: Mapping[str, Path], warnings: list[str]
+    root: AnyPath, split: str, listing: AnyPath, people: Mapping[str, AnyPath], warnings: list[str]
 ) -> Iterable[Pair]:
     if listing.is_file():
         return list_pairs(listing, warnings)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.core.value_rules import IntRange, check_value
 from omfa_jax.data.checks.fingerprints import THUMB_SIDE_PX, Fingerprint, FingerprintStore
@@ -43,7 +44,7 @@ class PhotoEntry:
 
     split: str
     name: str
-    path: Path = Path()
+    path: AnyPath = Path()
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _fingerprints(photos: Sequence[PhotoEntry], processes: int) -> Iterator[Fing
     yield from tqdm(ordered_map(_try_fingerprint, paths, processes), **bar)
 
 
-def _try_fingerprint(path: Path) -> Fingerprint | str:
+def _try_fingerprint(path: AnyPath) -> Fingerprint | str:
     try:
         return compute_fingerprint(path)
     except OmfaError as error:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from omfa_jax.core import images
 from omfa_jax.core.atomic_files import delete_stale_temporaries
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.path_checks import require_writable_file
+from omfa_jax.core.path_checks import require_any_writable_file
 from omfa_jax.data.records import record_schema
 from omfa_jax.data.records.face_crop import FaceBox, crop_face
 
@@ -33,7 +33,7 @@ def write_contact_sheet(
     missing images are grey. Captions are printed below their row. Raises OmfaError for a folder of
     latents.
     """
-    out = require_writable_file(out_path, "--out")
+    out = require_any_writable_file(out_path, "--out")
     if record_schema.read_manifest(records_dir)["kind"] != "images":
         raise OmfaError(f"--records {records_dir}: expected image records, found latents")
     source = record_schema.open_records(records_dir, split)

@@ -23,6 +23,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from omfa_jax import __version__
 from omfa_jax.core.atomic_files import get_umask
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.file_states import FileState
 from omfa_jax.core.json_text import parse_json
 from omfa_jax.core.paths import AnyPath, RemotePath, is_remote
 from omfa_jax.data.records import record_schema
@@ -176,18 +177,33 @@ def read_shard_report(partial: StagingFolder, shard: Shard) -> ShardReport:
     return ShardReport(**parse_json(partial.get_report_path(shard.file_name).read_text()))
 
 
-def compute_stamp(*facts: Any) -> str:
+def compute_stamp(*facts: Any, known: Mapping[RemotePath, FileState | None] | None = None) -> str:
     """Return a digest of plain values, dataclasses and containers, and of the package version.
 
-    A Path contributes its file's absolute path, size and modification time.
+    A path contributes its file's absolute path, size and modification time, which are asked for
+    unless `known` has them.
     """
     return hashlib.sha256(
-        repr([__version__, record_schema.FORMAT, _plain(facts)]).encode()
+        repr([__version__, record_schema.FORMAT, _plain(facts, known or {})]).encode()
     ).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def find_remote_paths(value: Any) -> Iterator[RemotePath]:
+    """Yield the paths of object storage in dataclasses and containers."""
     if isinstance(value, RemotePath):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for f in dataclasses.fields(value):
+            yield from find_remote_paths(getattr(value, f.name))
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for entry in value:
+            yield from find_remote_paths(entry)
+
+
+def _plain(value: Any, known: Mapping[RemotePath, FileState | None]) -> Any:
+    if isinstance(value, RemotePath):
+        if value in known:
+            return str(value), *(known[value] or (None,))
         try:
             status = value.stat()
             return str(value), status.st_size, status.st_mtime
@@ -200,15 +216,17 @@ def _plain(value: Any) -> Any:
         except OSError:
             return os.path.abspath(value), None
     if dataclasses.is_dataclass(value):
-        fields = [(f.name, _plain(getattr(value, f.name))) for f in dataclasses.fields(value)]
+        fields = [
+            (f.name, _plain(getattr(value, f.name), known)) for f in dataclasses.fields(value)
+        ]
         return type(value).__name__, fields
     if isinstance(value, Mapping):
-        return sorted((repr(key), _plain(entry)) for key, entry in value.items())
+        return sorted((repr(key), _plain(entry, known)) for key, entry in value.items())
     # repr() of a large array is abbreviated, and would hide a change
     if isinstance(value, np.ndarray):
         return value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, known) for entry in value]
     return value
 
 

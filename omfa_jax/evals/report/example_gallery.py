@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.images import read_rgb, resize
+from omfa_jax.core.paths import AnyPath, to_path
 from omfa_jax.data.builders.raw_files import read_pair_list
 from omfa_jax.evals.report.html_page import Figure
 from omfa_jax.evals.scores_file import Scores
@@ -109,7 +110,7 @@ class ExampleImages:
     (`beside`). Anything missing is listed once in `notes`.
     """
 
-    def __init__(self, scores: Scores, beside: Path, height_px: int) -> None:
+    def __init__(self, scores: Scores, beside: AnyPath, height_px: int) -> None:
         self.scores, self.beside, self.height_px = scores, beside, height_px
         self.notes: list[str] = []
         folders = scores.folders
@@ -118,12 +119,16 @@ class ExampleImages:
             "gt": self._folder("ground truth", folders.gt),
             "garments": folders.garments and self._folder("garments", folders.garments),
         }
-        self._stems: dict[Path, dict[str, Path]] = {}
+        self._stems: dict[AnyPath, dict[str, AnyPath]] = {}
         self._pairs = self._read_pairs(folders.pairs)
 
-    def _folder(self, what: str, folder: str) -> Path | None:
+    def _list_places(self, name: str) -> list[AnyPath]:
+        path = to_path(name)
+        return [path] if path.is_absolute() else [path, self.beside / name]
+
+    def _folder(self, what: str, folder: str) -> AnyPath | None:
         # as seen from the working directory of `omfa eval`, or moved together with the scores file
-        for path in (Path(folder), self.beside / folder):
+        for path in self._list_places(folder):
             if path.is_dir():
                 return path
         self.notes.append(f"{self.scores.method}: the folder of {what} is missing: {folder}")
@@ -133,7 +138,7 @@ class ExampleImages:
         """Return person and garment of each line of the pairs file, without suffix."""
         if file is None:
             return []
-        for path in (Path(file), self.beside / file):
+        for path in self._list_places(file):
             if path.is_file():
                 try:
                     rows = read_pair_list(path, "the pairs file")
@@ -178,7 +183,7 @@ class ExampleImages:
         """Whether the folder exists."""
         return bool(self._folders[kind])
 
-    def _find(self, folder: Path, name: str) -> Path | None:
+    def _find(self, folder: AnyPath, name: str) -> AnyPath | None:
         if folder not in self._stems:
             paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in READ_SUFFIXES)
             self._stems[folder] = {path.stem: path for path in paths}

@@ -4,13 +4,13 @@ import base64
 import html
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.images import encode_jpeg, encode_png
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.evals.report.svg_curves import render_line_plot
 
 STYLE = """
@@ -192,7 +192,7 @@ class HtmlPage:
         """Add shell commands."""
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
-    def write(self, path: Path) -> None:
+    def write(self, path: AnyPath) -> None:
         """Write the page atomically."""
         with atomic_write(path) as temporary:
             temporary.write_text(self.to_html(), encoding="utf-8")

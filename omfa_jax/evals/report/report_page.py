@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from omfa_jax.core.paths import AnyPath
 from omfa_jax.evals.report.example_gallery import (
     ExampleImages,
     GallerySettings,
@@ -37,7 +38,7 @@ SETTINGS = {
 
 
 def build_report_page(
-    scores: Sequence[Scores], *, beside: Sequence[Path], examples: GallerySettings
+    scores: Sequence[Scores], *, beside: Sequence[AnyPath], examples: GallerySettings
 ) -> HtmlPage:
     """Return the page of `omfa eval report`; raises the OmfaErrors of `add_report_sections`."""
     groups = group_scores(scores)
@@ -59,7 +60,7 @@ def add_report_sections(
     page: HtmlPage,
     scores: Sequence[Scores],
     *,
-    beside: Sequence[Path] | None = None,
+    beside: Sequence[AnyPath] | None = None,
     examples: GallerySettings | None = None,
 ) -> None:
     """Add every section that the scores files have to a page (the report's or the demo's).
@@ -202,7 +203,7 @@ def _examples(
     page: HtmlPage,
     group: Sequence[Scores],
     metrics: Sequence[str],
-    places: Mapping[tuple[str, str, str], Path],
+    places: Mapping[tuple[str, str, str], AnyPath],
     settings: GallerySettings,
 ) -> None:
     if not metrics or settings.count == 0:
