@@ -29,6 +29,7 @@ from hostile_flag_cases import number_cases, path_cases, place_cases
 from hostile_inputs import REPO, Case, make_world
 
 SECONDS, MOST_BYTES, MOST_LINES = 60, 6 * 2**30, 6
+NO_RESTART = 2
 GROUPS = (records_cases, path_cases, file_cases, number_cases, place_cases)
 
 
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="pattern of names of cases (default: all)")
     parser.add_argument("--verbose", action="store_true", help="print what every call said")
     options = parser.parse_args()
-    os.chdir(REPO)
+    os.environ["PYTHONPATH"] = str(REPO)
     os.environ["JAX_PLATFORMS"] = "cpu"
     import_everything()
     cases = [case for group in GROUPS for case in group() if re.search(options.only, case.name)]
@@ -52,6 +53,9 @@ def main() -> int:
         world.mkdir()
         make_world(world)
         os.chmod(name, 0o755)
+        # names that are relative lead here
+        os.mkdir(f"{name}/here")
+        os.chdir(f"{name}/here")
         for case in cases:
             fault, said = run(case, world, Path(name))
             if fault:
@@ -111,9 +115,11 @@ def run(case: Case, world: Path, folder: Path) -> tuple[str, str]:
             faults.append(f"{used / 2**30:.1f} GB")
         if digest(world) != before:
             faults.append("changed an input")
+        if status == NO_RESTART and os.listdir():
+            faults.append(f"refused, and left {os.listdir()}")
         return ", ".join(faults), said
     finally:
-        for made in (out, folder / "own"):
+        for made in (out, folder / "own", *Path().iterdir()):
             shutil.rmtree(made, ignore_errors=True)
 
 
@@ -208,7 +214,6 @@ def run_shell(case: Case, words: list[str], folder: Path) -> tuple[int, str, int
             ["bash", "-c", script],
             stdout=subprocess.DEVNULL,
             stderr=err,
-            cwd=REPO,
             start_new_session=True,
         )
         try:

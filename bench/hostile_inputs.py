@@ -14,7 +14,7 @@ from pathlib import Path
 
 REPO = Path(__file__).parents[1]
 TINY = str(REPO / "omfa_jax/assets/tiny")
-TINY_CONFIG, BASE = "configs/tiny.py", "configs/base.py"
+TINY_CONFIG, BASE = str(REPO / "configs/tiny.py"), str(REPO / "configs/base.py")
 NOBODY = 65534
 REFUSED = frozenset({2})
 # refused, or done with a line about what was wrong

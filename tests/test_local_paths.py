@@ -44,8 +44,22 @@ FAULTS = {
     "a\0b": "control character",
     "": "it is empty",
     "   ": "it is empty",
+    "~nosuchuser/x": "there is no user nosuchuser on this machine; ./~nosuchuser/x is",
 }
-PATHS = ("a", "./a b", "/tmp/a:b", "a=1,b", "$5 a", "runs/price$", "c:d", "~", "-x", "日本/x")
+PATHS = (
+    "./~nosuchuser",
+    "~.a b",
+    "a",
+    "./a b",
+    "/tmp/a:b",
+    "a=1,b",
+    "$5 a",
+    "runs/price$",
+    "c:d",
+    "~",
+    "-x",
+    "日本/x",
+)
 
 
 @pytest.mark.parametrize("text", FAULTS)

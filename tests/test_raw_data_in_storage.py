@@ -113,8 +113,8 @@ def quick_tools(monkeypatch):
     monkeypatch.setattr(fitter.Fitter, "__call__", lambda self, rows, sizes: [result] * len(sizes))
 
 
-def test_what_is_made_of_a_bucket_is_that_of_a_disk(store, raw, tmp_path, quick_tools):
-    here, there = tmp_path / "raw", store / "raw"
+def test_what_is_made_of_a_bucket_is_that_of_a_disk(gs, raw, tmp_path, quick_tools):
+    here, there = tmp_path / "raw", gs / "raw"
     tiny.write_raw(here, {"train": 1, "test": 1})
     for split in ("train", "test"):
         shutil.rmtree(here / split / "pose")

@@ -31,6 +31,9 @@ STORAGE_SCHEMES = ("gs", "s3")
 _STORE = "copy it to a disk or mount it, and give that path"
 
 
+_HOME = re.compile(r"~([\w.-]+)(?=/|$)")
+
+
 def find_path_fault(text: str, *, allow_storage: bool = False) -> str | None:
     """Return why `text` cannot be the path of a file or folder of this machine, or None.
 
@@ -52,6 +55,8 @@ def find_path_fault(text: str, *, allow_storage: bool = False) -> str | None:
         return "this is a Windows path: give the path on this machine (in WSL, C:\\ is /mnt/c/)"
     if found := _VARIABLE.match(text):
         return f"the shell has not expanded {found[0]}: single quotes prevent it"
+    if os.name == "posix" and (found := _HOME.match(text)) and expand_home(text) == text:
+        return f"there is no user {found[1]} on this machine; ./{text} is a folder of that name"
     return None
 
 
