@@ -64,7 +64,7 @@ def test_a_relative_raw_folder_is_stored_as_workers_elsewhere_find_it(raw, tmp_p
     monkeypatch.chdir(raw.parent)
     stored = []
     monkeypatch.setattr(
-        ImageShardSource, "store_items", lambda _, shard, items: stored.extend(items)
+        ImageShardSource, "store_items", lambda _, shard, items, *more: stored.extend(items)
     )
     with pytest.raises(Exception, match="items"):
         build_records(raw.name, tmp_path / "out")
