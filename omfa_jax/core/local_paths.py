@@ -43,8 +43,8 @@ def find_path_fault(text: str, *, allow_storage: bool = False) -> str | None:
         return "it is empty; is a shell variable unset?"
     scheme = find_url_scheme(text)
     if scheme in STORAGE_SCHEMES and allow_storage:
-        if not re.match(rf"{scheme}://[^/\s]+", text):
-            return f"expected {scheme}://BUCKET/FOLDER"
+        if not re.match(rf"{scheme}://[A-Za-z0-9][\w.-]*(/|$)", text, re.ASCII):
+            return f"expected {scheme}://BUCKET/FOLDER, a bucket of letters, digits, '.', '_', '-'"
     elif scheme:
         return f"{scheme}:// is not supported: {_ADVICE.get(scheme, _STORE)}"
     if "\r" in text:
