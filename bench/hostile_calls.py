@@ -115,8 +115,10 @@ def run(case: Case, world: Path, folder: Path) -> tuple[str, str]:
             faults.append(f"{used / 2**30:.1f} GB")
         if digest(world) != before:
             faults.append("changed an input")
-        if status == NO_RESTART and os.listdir():
-            faults.append(f"refused, and left {os.listdir()}")
+        # a run that is refused late has a workdir, which says so
+        left = [name for name in os.listdir() if f"{name}/x" not in words]
+        if status == NO_RESTART and left:
+            faults.append(f"refused, and left {left}")
         return ", ".join(faults), said
     finally:
         for made in (out, folder / "own", *Path().iterdir()):
