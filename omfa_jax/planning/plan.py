@@ -32,8 +32,9 @@ from omfa_jax.planning.storage_traffic import (
     compute_vae_bytes,
 )
 from omfa_jax.planning.traffic import (
-    compute_local_bytes,
+    compute_state_bytes,
     compute_tensor_traffic,
+    compute_traffic_seconds,
     compute_weight_traffic,
 )
 from omfa_jax.planning.vae_plan import make_vae_plan
@@ -86,10 +87,7 @@ def make_plan(
         lambda: init_unet(config, jax.random.key(0)), optimizer, train.ema_decay
     )
     shardings = get_state_shardings(state, UNET_RULES, mesh)
-    local = {
-        name: compute_local_bytes(getattr(state, name), getattr(shardings, name))
-        for name in ("params", "opt_state", "ema")
-    }
+    local = compute_state_bytes(state, shardings)
     kept = compute_activation_bytes(
         job.diffusion, config, train, rows, text_tokens=TEXT_TOKENS, **fused
     )
@@ -158,12 +156,7 @@ def make_plan(
             rate=rate,
         ),
         compute_seconds=executed / (topology.devices * chip.bf16_flops * efficiency),
-        # no overlap between collectives of different kinds either: an upper bound
-        traffic_seconds=sum(
-            moved
-            / (chip.inter_node_bandwidth if kind.endswith(", far") else chip.intra_node_bandwidth)
-            for kind, moved in traffic.items()
-        ),
+        traffic_seconds=compute_traffic_seconds(traffic, chip),
     )
 
 

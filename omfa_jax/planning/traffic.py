@@ -7,6 +7,7 @@ import jax
 
 from omfa_jax.core.trees import flatten
 from omfa_jax.models import UNetConfig
+from omfa_jax.parallel.hardware import Chip
 from omfa_jax.parallel.topology import Topology
 from omfa_jax.train.settings import TrainSettings
 
@@ -19,6 +20,22 @@ def compute_local_bytes(tree: Any, shardings: Any) -> int:
         shardings,
     )
     return sum(jax.tree.leaves(sizes))
+
+
+def compute_state_bytes(state: Any, shardings: Any) -> dict[str, int]:
+    """Return the bytes that one device holds of parameters, optimizer state and EMA."""
+    return {
+        name: compute_local_bytes(getattr(state, name), getattr(shardings, name))
+        for name in ("params", "opt_state", "ema")
+    }
+
+
+def compute_traffic_seconds(traffic: dict[str, int], chip: Chip) -> float:
+    """Return the seconds of traffic of which no two kinds overlap: an upper bound."""
+    return sum(
+        moved / (chip.inter_node_bandwidth if kind.endswith(", far") else chip.intra_node_bandwidth)
+        for kind, moved in traffic.items()
+    )
 
 
 def compute_weight_traffic(

@@ -23,7 +23,11 @@ from omfa_jax.planning.storage_traffic import (
     compute_storage_traffic,
     compute_vae_bytes,
 )
-from omfa_jax.planning.traffic import compute_local_bytes, compute_weight_traffic
+from omfa_jax.planning.traffic import (
+    compute_state_bytes,
+    compute_traffic_seconds,
+    compute_weight_traffic,
+)
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.state import get_state_shardings, make_abstract_state
 from omfa_jax.train.vae_run import check_crop
@@ -57,10 +61,7 @@ def make_vae_plan(
         start, make_optimizer(train.optimizer, train.steps), train.ema_decay
     )
     shardings = get_state_shardings(state, REPLICATED_RULES, mesh)
-    local = {
-        name: compute_local_bytes(getattr(state, name), getattr(shardings, name))
-        for name in ("params", "opt_state", "ema")
-    }
+    local = compute_state_bytes(state, shardings)
     # garment, person, face and pose map of an example, a crop of each
     crops = rows * (len(COMPONENTS) + 1)
     kept = count_vae_residuals(vae, (crops, job.crop_px), train.compute_dtype, job.decoder_only)
@@ -101,11 +102,7 @@ def make_vae_plan(
         executed_flops=model_flops + frozen,
         traffic=traffic,
         compute_seconds=(model_flops + frozen) / (topology.devices * chip.bf16_flops * efficiency),
-        traffic_seconds=sum(
-            moved
-            / (chip.inter_node_bandwidth if kind.endswith(", far") else chip.intra_node_bandwidth)
-            for kind, moved in traffic.items()
-        ),
+        traffic_seconds=compute_traffic_seconds(traffic, chip),
         storage=compute_storage_traffic(
             {"params": state.params, "opt_state": state.opt_state, "ema": state.ema},
             sum(local.values()),
