@@ -44,6 +44,11 @@ def test_other_urls_are_refused(url):
         to_path(url)
 
 
+def test_gcsfs_asks_no_second_client_at_every_listing():
+    gcsfs = pytest.importorskip("gcsfs")
+    assert gcsfs.GCSFileSystem.__module__ == "gcsfs.core"
+
+
 def test_objects_are_files_and_prefixes_folders(store):
     (store / "a.txt").write_text("hä")
     (store / "d" / "b.bin").write_bytes(b"1234")
