@@ -21,6 +21,9 @@ from omfa_jax.planning.flops import count_unet_flops
 from omfa_jax.planning.hlo_collectives import parse_collectives
 from omfa_jax.planning.memory import find_largest_layer
 from omfa_jax.planning.plan import find_fitting_overrides, find_lighter_remat, make_plan
+from omfa_jax.planning.roofline import compute_roofline
+from omfa_jax.planning.roofline_machine import make_machine
+from omfa_jax.planning.roofline_report import format_roofline, summarize
 
 BASE = "configs/base.py"
 SMALL = (
@@ -84,6 +87,15 @@ def test_formulas_and_compiler_agree_on_traffic(both):
     gathered = compiled.traffic["all-gather"].received_bytes
     assert made.traffic["all-gather of weights"] / 2 <= gathered
     assert gathered <= 1.01 * made.traffic["all-gather of weights"]
+
+
+def test_the_rooflines_flops_are_the_closed_forms(both):
+    made, compiled = both
+    found = summarize(compute_roofline(compiled.text, make_machine(EIGHT)), made)
+    # the closed form counts elementwise operations, too, the roofline padding's taps on CPUs
+    assert 8 * found["flops"] == pytest.approx(made.model_flops, rel=0.02)
+    text = format_roofline(found, made)
+    assert "omfa_jax/models/" in text.split("dearest")[1] and not found["notes"]
 
 
 def test_sdxl_on_the_papers_machine():

@@ -1,13 +1,21 @@
 """The roofline counts programs of known FLOPs and bytes as they are, and says what it cannot."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from omfa_jax.cli.main import main
+from omfa_jax.cli.plan_command import load_job
 from omfa_jax.parallel.topology import parse_topology
 from omfa_jax.planning.hlo_text import parse_program
-from omfa_jax.planning.roofline import Machine, compute_roofline, make_machine
+from omfa_jax.planning.plan import make_plan
+from omfa_jax.planning.roofline import compute_roofline
+from omfa_jax.planning.roofline_machine import Machine, make_machine
+from omfa_jax.planning.roofline_plot import draw_parts
+from omfa_jax.planning.roofline_report import format_roofline, summarize
 
 MACHINE = Machine(1e12, 1e11, near=1e9, far=1e8, group=8)
 
@@ -103,7 +111,7 @@ def test_kernels_of_gpus_and_tpus():
     forward = measure(
         f"%q = {heads} parameter(0)",
         "%k = bf16[2,77,10,64]{3,2,1,0} parameter(1)",
-        f'ROOT %o = ({heads}, u8[0]{{0}}) custom-call(%q, %k, %k),'
+        f"ROOT %o = ({heads}, u8[0]{{0}}) custom-call(%q, %k, %k),"
         ' custom_call_target="__cudnn$fmhaSoftmax"',
     )
     assert forward.flops == 4 * 2 * 10 * 1920 * 77 * 64
@@ -188,3 +196,43 @@ StackFrames
     root = program.computations["main"].root
     assert [line for _, line, _ in program.find_frames(root)] == [5, 9, 7]
     assert compute_roofline(text, MACHINE).operations[0].line == "omfa_jax/models/layers.py:9 call"
+
+
+def test_figures_for_people_json_and_the_picture():
+    made = make_plan(load_job(Tiny), parse_topology("v5litepod-8"))
+    found = summarize(
+        measure(
+            "%a = bf16[2048,2048]{1,0} parameter(0)",
+            "%p = bf16[2048,2048]{1,0} dot(%a, %a), lhs_contracting_dims={1}",
+            "ROOT %c = bf16[2048,2048]{0,1} copy(%p)",
+            machine=make_machine(made.topology),
+        ),
+        made,
+    )
+    product, copy = 2 * 2048**3 / 197e12, 4 * 2048**2 / 0.82e12
+    assert found["seconds"] == pytest.approx(product + copy)
+    assert found["mfu_bound"] == pytest.approx(made.model_flops / 8 / 197e12 / (product + copy))
+    assert found["copies_share"] == pytest.approx(4 / 10)
+    assert [cost["bound"] for cost in found["dearest"]] == ["compute", "memory"]
+    assert json.loads(json.dumps(found)) == found
+    text = format_roofline(found, made)
+    assert "MFU bound" in text and "copies and transposes 40.0%" in text
+    picture = draw_parts(found, "v5litepod-8", "svg")
+    assert picture.startswith(b"<?xml") and b">copies and transposes<" in picture
+
+
+class Tiny:
+    config = "configs/tiny.py"
+    overrides = ("--config.train.batch_size=8",)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--plot", "a.png"), "add --compile"),
+        (("--compile", "--plot", "a.pdf"), "expected a name that ends in .png or .svg"),
+    ],
+)
+def test_a_plot_that_cannot_be_drawn_is_refused_at_once(flags, message, capsys):
+    assert main(["plan", "--config", Tiny.config, "--topology", "v5litepod-8", *flags]) == 2
+    assert message in capsys.readouterr().err

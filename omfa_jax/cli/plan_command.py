@@ -109,7 +109,8 @@ def run(options: argparse.Namespace) -> None:
         format_sampling,
         plan_to_dict,
     )
-    from omfa_jax.planning.roofline import compute_roofline, make_machine
+    from omfa_jax.planning.roofline import compute_roofline
+    from omfa_jax.planning.roofline_machine import make_machine
     from omfa_jax.planning.roofline_plot import draw_parts
     from omfa_jax.planning.roofline_report import format_roofline, summarize
 

@@ -48,9 +48,7 @@ def count_bytes(program: Program, here: Computation, one: Instruction) -> tuple[
     return sum(sizes), one.out_bytes
 
 
-def _count_fusion(
-    here: Computation, one: Instruction, inner: Computation
-) -> tuple[float, float]:
+def _count_fusion(here: Computation, one: Instruction, inner: Computation) -> tuple[float, float]:
     parameters = inner.parameters
     read = 0.0
     for number, name in enumerate(one.operands):

@@ -3,58 +3,14 @@
 import re
 from dataclasses import dataclass, field
 
-from omfa_jax.parallel.topology import Topology
 from omfa_jax.planning.hlo_bytes import FREE, count_bytes
 from omfa_jax.planning.hlo_collectives import KINDS, compute_received_bytes, find_group_size
 from omfa_jax.planning.hlo_products import count_product_flops, get_target
 from omfa_jax.planning.hlo_text import Array, Computation, Instruction, Program, parse_program
 from omfa_jax.planning.network_parts import find_part, find_source_line
+from omfa_jax.planning.roofline_machine import Machine
 
 CALLS = ("call", "async-start")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a device can do: FLOP/s of products by element type, bytes/s of memory and network.
-
-    `float32_shares` are float32's FLOP/s over `bf16_flops` at default and at highest precision.
-    `near` and `far` are received bytes/s within a group of `group` devices and beyond it.
-    """
-
-    bf16_flops: float
-    memory_bandwidth: float
-    float32_shares: tuple[float, float] = (1.0, 1.0)
-    near: float = float("inf")
-    far: float = float("inf")
-    group: int = 1
-
-    def get_flops(self, dtype: str, precision: str) -> float:
-        """Return the FLOP/s of products of an element type."""
-        if dtype in ("f32", "f64"):
-            return self.bf16_flops * self.float32_shares[precision in ("high", "highest")]
-        return self.bf16_flops
-
-    def get_network(self, devices: int) -> float:
-        """Return the bytes/s that a device receives in a collective of so many devices."""
-        return self.near if devices <= self.group else self.far
-
-
-def make_machine(topology: Topology) -> Machine:
-    """Return the machine of the hardware table's row.
-
-    Float32: a TPU's matrix unit rounds to bfloat16 by default and takes six passes at highest
-    precision; a GPU multiplies as TF32 at half of bfloat16's rate by default, and on its other
-    cores, at about a sixteenth, at highest precision (NVIDIA's data sheets).
-    """
-    chip = topology.chip
-    return Machine(
-        chip.bf16_flops,
-        chip.memory_bandwidth,
-        (1.0, 1 / 6) if topology.platform == "tpu" else (0.5, 1 / 16),
-        chip.intra_node_bandwidth,
-        chip.inter_node_bandwidth,
-        topology.group,
-    )
 
 
 @dataclass

@@ -53,12 +53,9 @@ def summarize(roofline: Roofline, made: Plan) -> dict[str, Any]:
     peak = made.topology.devices * made.topology.chip.bf16_flops
     seconds = roofline.seconds
     parts = {
-        part: _sum_costs([one for one in roofline.operations if one.part == part])
-        for part in PARTS
+        part: _sum_costs([one for one in roofline.operations if one.part == part]) for part in PARTS
     }
-    wide = sum(
-        one.visible_seconds for one in roofline.operations if one.flops.get("f32", 0) > 0
-    )
+    wide = sum(one.visible_seconds for one in roofline.operations if one.flops.get("f32", 0) > 0)
     hidden = sum(one.runs * one.hidden for one in roofline.operations)
     return {
         "seconds": seconds,
