@@ -180,11 +180,12 @@ class _Walk:
         lead = max(products, key=lambda found: found[2])[3] if products else one
         # the product says more than what is fused around it
         lead = lead if lead.op_name else one
+        source = lead if self.program.find_frames(lead) else self.find_neighbour(here, lead)
         made = Operation(
             one.name,
             one.opcode,
             find_part(self.program, one, lead, names, is_collective=collective is not None),
-            find_source_line(self.program, lead),
+            find_source_line(self.program, source),
             runs,
             unknown=unknown,
         )
@@ -197,6 +198,22 @@ class _Walk:
             made.received, devices = collective
             made.network_seconds = made.received / self.machine.get_network(devices)
         return made
+
+    def find_neighbour(self, here: Computation, one: Instruction) -> Instruction:
+        """Return what an instruction without a line reads, or else what reads it, with a line.
+
+        The compiler gives none to the copies and collectives that it adds; itself if none has one.
+        """
+        before, after = one, one
+        for _ in range(6):
+            before = next(
+                (here.instructions[n] for n in before.operands if n in here.instructions), before
+            )
+            after = next(iter(here.users.get(after.name, [])), after)
+            for near in (before, after):
+                if near.opcode not in FREE and self.program.find_frames(near):
+                    return near
+        return one
 
     def find_products(
         self, here: Computation, one: Instruction
