@@ -48,7 +48,9 @@ def find_part(
     if lead is not one or lead.opcode in ("dot", "convolution", "custom-call"):
         if any(file.endswith("convolution.py") for file, _, _ in frames) or "conv_gen" in path:
             return "convolution"
-        if any(file.endswith("/attention.py") and "_linear" not in f for file, _, f in frames[:2]):
+        # its projections are in a function that attends, with the products of attention beside it
+        own = next((frame for frame in frames if "-packages/" not in frame[0]), ("", 0, ""))
+        if own[0].endswith("/attention.py") and not own[2].startswith("attend"):
             return "attention"
         return "linear"
     if re.search(r"norm", path):

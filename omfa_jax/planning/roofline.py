@@ -231,8 +231,9 @@ class _Walk:
         elif flops:
             types = {part[0].dtype for part in inputs[:2] if part}
             precision = one.get("operand_precision").strip("{}").split(",")[0]
-            narrow = types - {"f32", "f64"}
-            found.append((narrow.pop() if narrow else "f32", precision, flops, one))
+            # of mixed types the wider one is multiplied
+            wide = types & {"f32", "f64"} or types
+            found.append((min(wide, default="f32"), precision, flops, one))
         if one.opcode in ("fusion", *CALLS):
             for name in one.called:
                 inner = self.program.computations.get(name)
