@@ -123,6 +123,18 @@ def test_kernels_of_gpus_and_tpus():
         '{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}',
     )
     assert product.flops == 2 * 128 * 64 * 32
+    heads = "bf16[10,7680,64]{2,1,0}"
+    for name, outputs, products in (
+        ("splash_mha_fwd_residuals", heads, 2),
+        ("splash_mha_dkv_no_residuals", f"bf16[10,10,7680,64]{{3,2,1,0}}, {heads}, {heads}", 5),
+        ("splash_mha_dkv_no_residuals", f"{heads}, {heads}", 4),
+    ):
+        splash = measure(
+            f"%q = {heads} parameter(0)",
+            f"ROOT %{name}.1 = (f32[768,64]{{1,0}}, {outputs}) custom-call(%q, %q, %q),"
+            ' custom_call_target="tpu_custom_call"',
+        )
+        assert splash.flops == products * 2 * 10 * 7680 * 7680 * 64
     strange = measure(
         "%a = bf16[128,64]{1,0} parameter(0)",
         'ROOT %c = bf16[128,64]{1,0} custom-call(%a), custom_call_target="tpu_custom_call"',

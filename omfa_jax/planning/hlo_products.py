@@ -122,6 +122,8 @@ def _count_splash(one: Instruction, inputs: list[list[Array]]) -> float | None:
     heads = [p[0] for p in inputs if p and p[0].dtype in ("bf16", "f32") and len(p[0].dims) >= 3]
     if not found or len(heads) < 2:
         return None
-    fused = 5 if found[0] == 4 and len(one.arrays) > 2 and "dq" in name else found[0]
+    # the fused backward kernel writes the gradients of queries, keys and values
+    outputs = sum(len(array.dims) >= 3 for array in one.arrays)
+    fused = 5 if "splash_mha_dkv" in name and outputs == 3 else found[0]
     query, key = heads[0].dims, heads[1].dims
     return 2.0 * math.prod(query) * key[-2] * fused
