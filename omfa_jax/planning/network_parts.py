@@ -43,7 +43,9 @@ def find_part(
     frames = program.find_frames(lead)
     if any("/optax/" in file or function == "apply_gradients" for file, _, function in frames):
         return "optimizer"
-    if re.search(r"splash|fmha|attention_kernel|dot_product_attention|softmax", path + lead.name):
+    # a GPU's fusions are named triton_softmax even where they normalise layers
+    kernels = r"splash|fmha|dot_product_attention"
+    if re.search(kernels, path + lead.name) or "softmax" in path:
         return "attention"
     if lead is not one or lead.opcode in ("dot", "convolution", "custom-call"):
         if any(file.endswith("convolution.py") for file, _, _ in frames) or "conv_gen" in path:
