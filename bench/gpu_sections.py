@@ -1,0 +1,201 @@
+"""What `bench/gpu.py` measures, by worth, and the loop that measures what is missing."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.gpu_processes import Clock, OutOfTime, Processes, Worker, WorkerError
+
+Row = dict[str, Any]
+# (name, row) as soon as they are measured
+Rows = Iterator[tuple[str, Row]]
+# turns of each side of a comparison
+ROUNDS = 3
+PICTURES = 2
+FINAL = ("done", "no memory", "skipped", "failed twice")
+KERNELS, VERSUS, SAMPLING = "kernels", "diffusers, training", "diffusers, sampling"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows of the report that are measured together; not begun with less than `least_s` left."""
+
+    names: tuple[str, ...]
+    least_s: float
+    run: Callable[[], Rows]
+
+
+def run_sections(
+    sections: list[Section], report: Row, clock: Clock, save: Callable[[], None]
+) -> None:
+    """Measure the rows that the report lacks; save after each, whatever it ends with.
+
+    Sections that failed before come last, and a second failure is final.
+    """
+    rows = report.setdefault("sections", {})
+
+    def status(name: str) -> str:
+        return rows.get(name, {}).get("status", "")
+
+    def fail(names: list[str], row: Row) -> None:
+        for name in names:
+            again = row["status"] == "failed" and status(name) == "failed"
+            rows[name] = row | ({"status": "failed twice"} if again else {})
+            print(f"{name}: {rows[name]['status']}: {row['note']}", flush=True)
+
+    todo = [s for s in sections if any(status(name) not in FINAL for name in s.names)]
+    todo.sort(key=lambda section: any(status(name) == "failed" for name in section.names))
+    for section in todo:
+        missing = [name for name in section.names if status(name) not in FINAL]
+        if clock.left() < section.least_s:
+            note = f"not begun: {clock.left():.0f} s left, it takes {section.least_s:.0f} or more"
+            fail([name for name in missing if not status(name)], {"status": "left", "note": note})
+            save()
+            continue
+        start = time.monotonic()
+        print(f"{section.names[0]} ({clock.left():.0f} s left)", flush=True)
+        try:
+            for name, row in section.run():
+                rows[name] = {"status": "done"} | row
+                missing = [other for other in missing if other != name]
+                rows[name]["took_s"] = round(time.monotonic() - start, 1)
+                print(f"{name}: {rows[name]['status']} after {rows[name]['took_s']} s", flush=True)
+                save()
+        except OutOfTime:
+            fail(missing, {"status": "left", "note": "cut off when the time was over"})
+        except WorkerError as error:
+            kind = "no memory" if error.out_of_memory else "failed"
+            fail(missing, {"status": kind, "note": str(error)})
+        save()
+
+
+class Bench:
+    """The sections; `first` is the training step that is profiled and compared, `cases` the rest.
+
+    Cases are dictionaries of batch and remat.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        first: Row,
+        cases: list[Row],
+        *,
+        tiny: bool,
+        steps: int,
+        trace: Path,
+    ):
+        self.processes, self.first, self.cases = processes, first, cases
+        self.tiny, self.steps, self.trace = tiny, steps, trace
+
+    def list_sections(self) -> list[Section]:
+        """Return the sections by worth, with the least seconds that each takes on an H200."""
+        scale = 0 if self.tiny else 1
+        one = name_case(self.first)
+        return [
+            Section(("device",), 10 * scale, self.run_device),
+            Section(("check attention",), 20 * scale, lambda: self.run_once("check attention")),
+            Section((one, KERNELS, VERSUS), 120 * scale, self.compare_training),
+            Section(("sampling", SAMPLING), 60 * scale, self.compare_sampling),
+            Section(("check convolution",), 15 * scale, lambda: self.run_once("check convolution")),
+            Section(("check step",), 30 * scale, lambda: self.run_once("check step")),
+            *(
+                Section((name_case(case),), 60 * scale, lambda case=case: self.train(case))
+                for case in self.cases
+            ),
+        ]
+
+    def run_once(self, kind: str) -> Rows:
+        """Yield the answer of a worker without turns."""
+        with self.processes.start({"kind": kind, "tiny": self.tiny}) as worker:
+            yield kind, worker.read()
+
+    def run_device(self) -> Rows:
+        """Yield device and ceilings; without omfa's XLA flags where this XLA does not know them."""
+        note = ""
+        try:
+            [(name, row)] = self.run_once("device")
+        except WorkerError as error:
+            if "nknown flag" not in str(error) or not self.processes.flags:
+                raise
+            self.processes.flags = False
+            note = f"without omfa's XLA flags: {error}"
+            [(name, row)] = self.run_once("device")
+        yield name, row | ({"note": note} if note else {})
+
+    def train(self, case: Row) -> Rows:
+        """Yield one training step, in a process of its own."""
+        with self.processes.start({"kind": "train", "tiny": self.tiny, **case}) as worker:
+            row = self.time_training(worker, case)
+            yield name_case(case), row | worker.ask("close")
+
+    def time_training(self, worker: Worker, case: Row) -> Row:
+        """Return the facts and two turns."""
+        facts = worker.read()
+        return {**case, **facts, "turns": [self.turn(worker, self.steps) for _ in range(2)]}
+
+    def compare_training(self) -> Rows:
+        """Yield our first case, its profile, and diffusers' step in turn with it."""
+        spec = {"tiny": self.tiny, **self.first}
+        with self.processes.start({"kind": "train", **spec}, shares=True) as ours:
+            row = self.time_training(ours, self.first)
+            yield name_case(self.first), row
+            try:
+                yield KERNELS, ours.ask(f"profile {self.trace}")
+            except WorkerError as error:
+                yield KERNELS, {"status": "failed", "note": str(error)}
+                raise
+            reason = self.find_reason_to_skip()
+            if reason:
+                yield VERSUS, {"status": "skipped", "note": reason}
+            else:
+                with self.processes.start({"kind": "torch_train", **spec}, shares=True) as theirs:
+                    yield VERSUS, self.first | self.alternate(ours, theirs, self.steps)
+            yield name_case(self.first), row | ours.ask("close")
+
+    def compare_sampling(self) -> Rows:
+        """Yield our sampler, and diffusers' in turn with it."""
+        spec = {"steps": 2 if self.tiny else 50, "tiny": self.tiny}
+        count = 1 if self.tiny else PICTURES
+        with self.processes.start({"kind": "sample", **spec}, shares=True) as ours:
+            row = {**spec, **ours.read()}
+            row["turns"] = [self.turn(ours, count) for _ in range(2)]
+            yield "sampling", row
+            reason = self.find_reason_to_skip()
+            if reason:
+                yield SAMPLING, {"status": "skipped", "note": reason}
+            else:
+                with self.processes.start({"kind": "torch_sample", **spec}, shares=True) as theirs:
+                    yield SAMPLING, spec | self.alternate(ours, theirs, count)
+            yield "sampling", row | ours.ask("close")
+
+    def alternate(self, ours: Worker, theirs: Worker, count: int) -> Row:
+        """Return turns of both sides (A B A B), and what diffusers' says of itself."""
+        facts = theirs.read()
+        turns: dict[str, list[float]] = {"ours": [], "diffusers": []}
+        for _ in range(ROUNDS):
+            turns["ours"].append(self.turn(ours, count))
+            turns["diffusers"].append(self.turn(theirs, count))
+        return {"turns": turns, "diffusers": facts | theirs.ask("close")}
+
+    def turn(self, worker: Worker, count: int) -> float:
+        """Return the seconds of one step or picture of a turn."""
+        return worker.ask(f"turn {count}")["seconds"]
+
+    def find_reason_to_skip(self) -> str:
+        """Return why diffusers cannot be compared with; "" if it can."""
+        try:
+            with self.processes.start({"kind": "torch", "tiny": self.tiny}) as worker:
+                found = worker.read()
+        except WorkerError as error:
+            return f"torch with diffusers is not there ({error}); add it to PYTHONPATH and --again"
+        if found["device"] == "cpu" and not self.tiny:
+            return f"torch {found['torch']} sees no GPU; install one with CUDA and --again"
+        return ""
+
+
+def name_case(case: Row) -> str:
+    """Return a training step's name in the report."""
+    return f"train batch {case['batch']} remat {case['remat']}"
