@@ -12,9 +12,9 @@ call with the same --out measures what is missing; compiled programs are kept in
 
 The two sides of a comparison stay compiled in two processes, and take turns on the GPU (A B A B).
 A turn is a run of steps without waiting between them. Our step has an EMA, diffusers' has none.
-When all is measured, `--then COMMAND` runs for what is left of the time: the small model's training,
-say (`--then "omfa demo --workdir runs/demo"`). `--roofline FILE`, written by `omfa plan --compile`
-for h200-1, puts the compiler's list beside the measured one.
+When all is measured, `--then COMMAND` runs for what is left of the time: the small model's
+training, say (`--then "omfa demo --workdir runs/demo"`). `--roofline FILE`, written by
+`omfa plan --compile` for h200-1, puts the compiler's list beside the measured one.
 """
 
 import argparse

@@ -14,7 +14,6 @@ from typing import Any
 
 from bench.gpu_worker import PREFIX
 from omfa_jax.parallel.xla_flags import (
-    GPU_FLAGS,
     LEGACY_MEM_FRACTION,
     MEM_FRACTION,
     PREALLOCATE,
@@ -58,7 +57,7 @@ class Processes:
 
     def __init__(self, out: Path, clock: Clock, *, tiny: bool):
         self.out, self.clock, self.tiny = out, clock, tiny
-        # XLA ends a process whose flags it does not know; `drop_flags` is the way out
+        # XLA ends a process whose flags it does not know; `run_device` then drops them
         self.flags = not tiny
 
     def start(self, spec: Mapping[str, Any], *, shares: bool = False) -> "Worker":
@@ -67,10 +66,6 @@ class Processes:
         log = self.out / "logs" / f"{name.replace(' ', '-')}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         return Worker(spec, self.make_environment(shares=shares), log, self.clock)
-
-    def drop_flags(self) -> None:
-        """Go on without omfa's XLA flags."""
-        self.flags = False
 
     def make_environment(self, *, shares: bool) -> dict[str, str]:
         """Return the environment: caches in `out`, XLA's flags as omfa sets them, memory."""
@@ -124,7 +119,7 @@ class Worker:
         self.answers.put(None)
 
     def read(self) -> dict[str, Any]:
-        """Return the next answer; OutOfTime, or WorkerError for an error or a process that ended."""
+        """Return the next answer. OutOfTime, or WorkerError for an error or an exit."""
         try:
             line = self.answers.get(timeout=max(0.0, self.clock.left()))
         except queue.Empty:
@@ -155,11 +150,6 @@ class Worker:
             w for w in words if any(k in w for k in ("rror", "Unknown flag", "F0", "Killed"))
         ]
         return ((telling or words or ["it said nothing"])[-1])[:300] + f" (see {self.log})"
-
-    def rejects_flags(self) -> bool:
-        """Return whether XLA ended the process because of a flag that this version does not know."""
-        text = self.log.read_text(errors="replace")
-        return "Unknown flag" in text and any(flag.lstrip("-") in text for flag in GPU_FLAGS)
 
     def __enter__(self) -> "Worker":
         return self

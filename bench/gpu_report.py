@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 
 TOP = 10
+# (source line, seconds of a step)
+Roofline = Sequence[tuple[str, float]]
 
 
 def load_report(out: Path, *, tiny: bool) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def load_report(out: Path, *, tiny: bool) -> dict[str, Any]:
     return report
 
 
-def save_report(out: Path, report: dict[str, Any], roofline: list[tuple[str, float]] = ()) -> None:  # type: ignore[assignment]
+def save_report(out: Path, report: dict[str, Any], roofline: Roofline = ()) -> None:
     """Write gpu.json and gpu.md, each atomically."""
     with atomic_write(out / "gpu.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
@@ -40,8 +42,8 @@ def save_report(out: Path, report: dict[str, Any], roofline: list[tuple[str, flo
 def read_roofline(path: Path, key: str = "dearest") -> list[tuple[str, float]]:
     """Return (source line, seconds) of the compiler's dearest operations, the dearest first.
 
-    `path` is JSON of `omfa plan --compile`: under `key` a list of objects with `source` ("file:line")
-    and `seconds` of a step.
+    `path` is JSON of `omfa plan --compile`: under `key` a list of objects with `source`
+    ("file:line") and `seconds` of a step.
     """
     try:
         rows = [(str(r["source"]), float(r["seconds"])) for r in json.loads(path.read_text())[key]]
@@ -53,7 +55,7 @@ def read_roofline(path: Path, key: str = "dearest") -> list[tuple[str, float]]:
     return sorted(rows, key=lambda row: -row[1])
 
 
-def format_report(report: dict[str, Any], roofline: list[tuple[str, float]] = ()) -> str:  # type: ignore[assignment]
+def format_report(report: dict[str, Any], roofline: Roofline = ()) -> str:
     """Return the table in Markdown, and the dearest kernels."""
     rows = report["sections"]
     device = rows.get("device", {})
@@ -104,6 +106,7 @@ def _format_step(row: dict[str, Any], device: dict[str, Any]) -> str:
     share += f" ({rate / measured:.1%} of measured products)" if measured else ""
     compiled = f"; traced {row['trace_s']:.0f} s, compiled {row['compile_s']:.0f} s"
     cudnn = "" if row["cudnn_attention"] else ", attention without cuDNN"
+    cudnn += f", {row['note']}" if row.get("note") else ""
     return (
         f"{1e3 * seconds:.4g} ms a step, {row['batch'] / seconds:.3g} examples/s{share}"
         f"{_peak(row)}{cudnn}{compiled}"

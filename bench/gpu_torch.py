@@ -18,7 +18,7 @@ WARM_UP_STEPS = 2
 
 
 def set_fast_math() -> str:
-    """Choose what a tuned script does: TF32 products as XLA's, cuDNN's search; return the device."""
+    """Choose TF32 products, as XLA does, and cuDNN's search; return the device."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
