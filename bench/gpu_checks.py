@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bench.gpu_ours import compile_lowered, draw_arrays, draw_batch, draw_state, time_call
+from bench.gpu_ours import draw_arrays, draw_batch, draw_state, time_call
 from bench.gpu_settings import Case, get_unet, make_diffusion, make_train
 from omfa_jax.models.attention import attention
 from omfa_jax.models.convolution import convolve
@@ -140,7 +140,7 @@ def _step_once(dtype: str) -> dict[str, float]:
     # float32 without TF32; bfloat16 as it is trained
     with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
         ahead = make_aot_step(diffusion, unet, train, mesh)
-        compiled, _ = compile_lowered(ahead.lower())
+        compiled = ahead.lower().compile()
     job = TrainingJob(diffusion, unet, train, MeshSettings())
     whole = make_replicated_sharding(mesh)
     _, metrics = compiled(

@@ -59,11 +59,10 @@ class TrainingSide:
         ahead = make_aot_step(job.diffusion, job.unet, job.train, mesh)
         lowered = ahead.lower()
         traced = time.perf_counter()
-        self.compiled, note = compile_lowered(lowered)
+        self.compiled = lowered.compile()
         compiled = time.perf_counter()
         memory: Any = self.compiled.memory_analysis()
         self.facts |= {
-            "note": note,
             "trace_s": traced - start,
             "compile_s": compiled - traced,
             "cudnn_attention": "__cudnn$fmha" in lowered.as_text(),
@@ -151,18 +150,6 @@ class SamplingSide:
     def close(self) -> dict[str, Any]:
         """Return what is known at the end: the peak memory."""
         return {"peak_bytes": get_peak_bytes()}
-
-
-def compile_lowered(lowered: Any) -> tuple[Any, str]:
-    """Return a compiled program and "", or what had to be turned off to compile it."""
-    try:
-        return lowered.compile(), ""
-    except jax.errors.JaxRuntimeError as error:
-        # jaxlib 0.10.2's Triton products stop at shapes that they cannot tile (docs/plans.md)
-        if "output tile sizes" not in str(error):
-            raise
-        options = {"xla_gpu_enable_triton_gemm": False}
-        return lowered.compile(compiler_options=options), "without Triton products"
 
 
 def choose_dtype() -> str:

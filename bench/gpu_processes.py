@@ -28,6 +28,10 @@ TAIL_LINES = 40
 ALONE, SHARED = "0.92", "0.6"
 
 
+# jaxlib 0.10.2's Triton products stop at shapes that they cannot tile (docs/plans.md)
+NO_TILES = "output tile sizes"
+
+
 class OutOfTime(Exception):
     """The time of the call is over."""
 
@@ -59,6 +63,7 @@ class Processes:
         self.out, self.clock, self.tiny = out, clock, tiny
         # XLA ends a process whose flags it does not know; `run_device` then drops them
         self.flags = not tiny
+        self.triton = True
 
     def start(self, spec: Mapping[str, Any], *, shares: bool = False) -> "Worker":
         """Start a worker; two that share the GPU take its memory as they need it."""
@@ -85,6 +90,9 @@ class Processes:
             environment.setdefault("JAX_PLATFORMS", "cpu")
         if self.flags:
             set_platform_flags("cuda", environment)
+        if not self.triton:
+            words = [environment.get("XLA_FLAGS", ""), "--xla_gpu_enable_triton_gemm=false"]
+            environment["XLA_FLAGS"] = " ".join(words)
         if not {MEM_FRACTION, LEGACY_MEM_FRACTION, PREALLOCATE} & environment.keys():
             environment[MEM_FRACTION] = SHARED if shares else ALONE
             if shares:

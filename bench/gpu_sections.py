@@ -1,12 +1,13 @@
 """What `bench/gpu.py` measures, by worth, and the loop that measures what is missing."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_processes import Clock, OutOfTime, Processes, Worker, WorkerError
+from bench.gpu_processes import NO_TILES, Clock, OutOfTime, Processes, Worker, WorkerError
 
 Row = dict[str, Any]
 # (name, row) as soon as they are measured
@@ -94,18 +95,35 @@ class Bench:
         """Return the sections by worth, with the least seconds that each takes on an H200."""
         scale = 0 if self.tiny else 1
         one = name_case(self.first)
-        return [
-            Section(("device",), 10 * scale, self.run_device),
-            Section(("check attention",), 20 * scale, lambda: self.run_once("check attention")),
-            Section((one, KERNELS, VERSUS), 120 * scale, self.compare_training),
-            Section(("sampling", SAMPLING), 60 * scale, self.compare_sampling),
-            Section(("check convolution",), 15 * scale, lambda: self.run_once("check convolution")),
-            Section(("check step",), 30 * scale, lambda: self.run_once("check step")),
-            *(
-                Section((name_case(case),), 60 * scale, lambda case=case: self.train(case))
-                for case in self.cases
-            ),
+        runs: list[tuple[tuple[str, ...], float, Callable[[], Rows]]] = [
+            (("device",), 10, self.run_device),
+            (("check attention",), 20, lambda: self.run_once("check attention")),
+            ((one, KERNELS, VERSUS), 120, self.compare_training),
+            (("sampling", SAMPLING), 60, self.compare_sampling),
+            (("check convolution",), 15, lambda: self.run_once("check convolution")),
+            (("check step",), 30, lambda: self.run_once("check step")),
         ]
+        runs += [
+            ((name_case(case),), 60, functools.partial(self.train, case)) for case in self.cases
+        ]
+        return [
+            Section(names, scale * least_s, functools.partial(self.retry_without_triton, run))
+            for names, least_s, run in runs
+        ]
+
+    def retry_without_triton(self, run: Callable[[], Rows]) -> Rows:
+        """Yield a section's rows; once more with cuBLAS's products if XLA cannot tile Triton's."""
+        try:
+            yield from run()
+        except WorkerError as error:
+            if NO_TILES not in str(error):
+                raise
+            self.processes.triton = False
+            try:
+                for name, row in run():
+                    yield name, {"note": "without Triton products", **row}
+            finally:
+                self.processes.triton = True
 
     def run_once(self, kind: str) -> Rows:
         """Yield the answer of a worker without turns."""
