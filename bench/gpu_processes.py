@@ -1,6 +1,7 @@
 """The worker processes of `bench/gpu.py`, and its clock."""
 
 import collections
+import contextlib
 import json
 import os
 import queue
@@ -117,7 +118,8 @@ class Worker:
                 text=True,
                 env=environment,
             )
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
@@ -142,12 +144,10 @@ class Worker:
     def ask(self, request: str) -> dict[str, Any]:
         """Send a request and return its answer."""
         assert self.process.stdin is not None
-        try:
+        # of a process that has ended, its answer, or the lack of one, says why
+        with contextlib.suppress(OSError):
             self.process.stdin.write(request + "\n")
             self.process.stdin.flush()
-        except OSError:
-            # it has ended; its answer, or the lack of one, says why
-            pass
         return self.read()
 
     def read_last_words(self) -> str:
@@ -163,6 +163,13 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        # a compiler's own helpers may hold the pipe a little longer
+        self.listener.join(timeout=5)
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        if not self.listener.is_alive():
+            self.process.stdout.close()
