@@ -19,7 +19,7 @@ from bench.gpu_settings import (
     make_diffusion,
     make_job,
 )
-from bench.kernel_profile import find_sources, read_profile, sum_by
+from bench.kernel_profile import attach_sources, read_profile, sum_by
 from omfa_jax.core import trees
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.models import get_unet_shapes, get_vae_shapes
@@ -91,21 +91,22 @@ class TrainingSide:
     def profile(self, folder: Path) -> dict[str, Any]:
         """Return the seconds of a step by kernel and by source line, the dearest first."""
         jax.profiler.start_trace(str(folder))
-        self.turn(PROFILED_STEPS)
-        jax.profiler.stop_trace()
+        try:
+            self.turn(PROFILED_STEPS)
+        finally:
+            jax.profiler.stop_trace()
         events = read_profile(folder)
-        sources = find_sources(self.compiled.as_text() or "")
+        attach_sources(events, self.compiled.as_text() or "")
         for event in events:
             event.seconds /= PROFILED_STEPS
-            event.source, event.op_name = sources.get(event.operation, ("", ""))
         return {
             "busy_s": sum(event.seconds for event in events),
             "kernels": sum_by(events, "name")[:KEPT_ROWS],
             "sources": sum_by(events, "source")[:KEPT_ROWS],
         }
 
-    def close(self) -> dict[str, Any]:
-        """Return what is known at the end: the peak memory."""
+    def peak(self) -> dict[str, Any]:
+        """Return the peak memory of the process."""
         return {"peak_bytes": get_peak_bytes()}
 
 
@@ -148,8 +149,8 @@ class SamplingSide:
             self.sample()
         return {"seconds": (time.perf_counter() - start) / pictures}
 
-    def close(self) -> dict[str, Any]:
-        """Return what is known at the end: the peak memory."""
+    def peak(self) -> dict[str, Any]:
+        """Return the peak memory of the process."""
         return {"peak_bytes": get_peak_bytes()}
 
 

@@ -40,11 +40,14 @@ def run_sections(
     def status(name: str) -> str:
         return rows.get(name, {}).get("status", "")
 
+    def put(name: str, row: Row) -> None:
+        again = row["status"] == "failed" and status(name) == "failed"
+        rows[name] = row | ({"status": "failed twice"} if again else {})
+        print(f"{name}: {rows[name]['status']} {row.get('note', '')}".rstrip(), flush=True)
+
     def fail(names: list[str], row: Row) -> None:
         for name in names:
-            again = row["status"] == "failed" and status(name) == "failed"
-            rows[name] = row | ({"status": "failed twice"} if again else {})
-            print(f"{name}: {rows[name]['status']}: {row['note']}", flush=True)
+            put(name, row)
 
     todo = [s for s in sections if any(status(name) not in FINAL for name in s.names)]
     todo.sort(key=lambda section: any(status(name) == "failed" for name in section.names))
@@ -60,10 +63,9 @@ def run_sections(
         print(f"{section.names[0]} ({clock.left():.0f} s left)", flush=True)
         try:
             for name, row in section.run():
-                rows[name] = {"status": "done"} | row
+                took_s = round(time.monotonic() - start, 1)
+                put(name, {"status": "done", **row, "took_s": took_s})
                 missing = [other for other in missing if other != name]
-                rows[name]["took_s"] = round(time.monotonic() - start, 1)
-                print(f"{name}: {rows[name]['status']} after {rows[name]['took_s']} s", flush=True)
                 save()
         except OutOfTime:
             fail(missing, {"status": "left", "note": "cut off when the time was over"})
@@ -147,32 +149,27 @@ class Bench:
     def train(self, case: Row) -> Rows:
         """Yield one training step, in a process of its own."""
         with self.processes.start({"kind": "train", "tiny": self.tiny, **case}) as worker:
-            row = self.time_training(worker, case)
-            yield name_case(case), row | worker.ask("close")
+            yield name_case(case), self.time_training(worker, case)
 
     def time_training(self, worker: Worker, case: Row) -> Row:
-        """Return the facts and two turns."""
+        """Return the facts, two turns and the peak memory."""
         facts = worker.read()
-        return {**case, **facts, "turns": [self.turn(worker, self.steps) for _ in range(2)]}
+        turns = [self.turn(worker, self.steps) for _ in range(2)]
+        return {**case, **facts, "turns": turns, **worker.ask("peak")}
 
     def compare_training(self) -> Rows:
         """Yield our first case, its profile, and diffusers' step in turn with it."""
         spec = {"tiny": self.tiny, **self.first}
         with self.processes.start({"kind": "train", **spec}, shares=True) as ours:
-            row = self.time_training(ours, self.first)
-            yield name_case(self.first), row
+            yield name_case(self.first), self.time_training(ours, self.first)
             try:
                 yield KERNELS, ours.ask(f"profile {self.trace}")
             except WorkerError as error:
                 yield KERNELS, {"status": "failed", "note": str(error)}
-                raise
-            reason = self.find_reason_to_skip()
-            if reason:
-                yield VERSUS, {"status": "skipped", "note": reason}
-            else:
-                with self.processes.start({"kind": "torch_train", **spec}, shares=True) as theirs:
-                    yield VERSUS, self.first | self.alternate(ours, theirs, self.steps)
-            yield name_case(self.first), row | ours.ask("close")
+            yield (
+                VERSUS,
+                self.first | self.compare(ours, {"kind": "torch_train", **spec}, self.steps),
+            )
 
     def compare_sampling(self) -> Rows:
         """Yield our sampler, and diffusers' in turn with it."""
@@ -180,15 +177,17 @@ class Bench:
         count = 1 if self.tiny else PICTURES
         with self.processes.start({"kind": "sample", **spec}, shares=True) as ours:
             row = {**spec, **ours.read()}
-            row["turns"] = [self.turn(ours, count) for _ in range(2)]
-            yield "sampling", row
-            reason = self.find_reason_to_skip()
-            if reason:
-                yield SAMPLING, {"status": "skipped", "note": reason}
-            else:
-                with self.processes.start({"kind": "torch_sample", **spec}, shares=True) as theirs:
-                    yield SAMPLING, spec | self.alternate(ours, theirs, count)
-            yield "sampling", row | ours.ask("close")
+            turns = [self.turn(ours, count) for _ in range(2)]
+            yield "sampling", {**row, "turns": turns, **ours.ask("peak")}
+            yield SAMPLING, spec | self.compare(ours, {"kind": "torch_sample", **spec}, count)
+
+    def compare(self, ours: Worker, spec: Row, count: int) -> Row:
+        """Return turns of ours and of diffusers' side, started now; or why there is none."""
+        reason = self.find_reason_to_skip()
+        if reason:
+            return {"status": "skipped", "note": reason}
+        with self.processes.start(spec, shares=True) as theirs:
+            return self.alternate(ours, theirs, count)
 
     def alternate(self, ours: Worker, theirs: Worker, count: int) -> Row:
         """Return turns of both sides (A B A B), and what diffusers' says of itself."""
@@ -197,7 +196,7 @@ class Bench:
         for _ in range(ROUNDS):
             turns["ours"].append(self.turn(ours, count))
             turns["diffusers"].append(self.turn(theirs, count))
-        return {"turns": turns, "diffusers": facts | theirs.ask("close")}
+        return {"turns": turns, "diffusers": facts | theirs.ask("peak")}
 
     def turn(self, worker: Worker, count: int) -> float:
         """Return the seconds of one step or picture of a turn."""

@@ -49,8 +49,8 @@ class TrainingSide:
         value = float(loss)
         return {"seconds": (time.perf_counter() - start) / steps, "loss": value}
 
-    def close(self) -> dict[str, Any]:
-        """Return what is known at the end: the peak memory."""
+    def peak(self) -> dict[str, Any]:
+        """Return the peak memory of the process."""
         return {"peak_bytes": get_peak_bytes()}
 
 
@@ -75,8 +75,8 @@ class SamplingSide:
             self.model.generate("try_on", given, pose, steps=self.steps, guidance=2.0)
         return {"seconds": (time.perf_counter() - start) / pictures}
 
-    def close(self) -> dict[str, Any]:
-        """Return what is known at the end: the peak memory."""
+    def peak(self) -> dict[str, Any]:
+        """Return the peak memory of the process."""
         return {"peak_bytes": get_peak_bytes()}
 
 

@@ -3,7 +3,7 @@
     python bench/gpu_worker.py '{"kind": "train", "batch": 4, "remat": "block", "tiny": false}'
 
 It prints lines "@ {...}": one when it is ready, then one for each request on its standard input
-("turn N", "profile DIR", "close"). Each kind runs in a process of its own, so that peak memory is
+("turn N", "peak", "profile DIR"). Each kind runs in a process of its own, so that peak memory is
 that kind's, and that neither an out-of-memory error nor a crash ends anything else.
 """
 
@@ -73,11 +73,18 @@ def serve(spec: dict[str, Any], requests: Any, say: Callable[[dict[str, Any]], N
         verb, _, value = line.strip().partition(" ")
         if verb == "turn":
             say(side.turn(int(value)))
+        elif verb == "peak":
+            say(side.peak())
         elif verb == "profile":
-            say(side.profile(Path(value)))
-        elif verb == "close":
-            break
-    say(side.close())
+            try:
+                say(side.profile(Path(value)))
+            except Exception as error:  # a profiler that does not run here ends nothing else
+                say({"failure": describe_error(error)})
+
+
+def describe_error(error: Exception) -> str:
+    """Return an error as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def main() -> int:
@@ -95,8 +102,7 @@ def main() -> int:
         import traceback
 
         traceback.print_exc()
-        text = " ".join(str(error).split())
-        say({"failure": f"{type(error).__name__}: {text[:300]}"})
+        say({"failure": describe_error(error)})
         return 1
     return 0
 

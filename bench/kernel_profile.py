@@ -133,6 +133,18 @@ def find_sources(hlo: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+def attach_sources(events: Iterable[KernelEvent], hlo: str) -> None:
+    """Give events the source lines and places of their operations, from a program's text.
+
+    A kernel in a CUDA graph does not name its operation; XLA's own kernels are called like theirs.
+    """
+    sources = find_sources(hlo)
+    by_kernel = {re.sub(r"[.\-]", "_", name): found for name, found in sources.items()}
+    for event in events:
+        found = sources.get(event.operation) or by_kernel.get(event.name, ("", ""))
+        event.source, event.op_name = found
+
+
 def _read_frames(hlo: str) -> dict[int, str]:
     """Return file and line of each frame in the tables FileNames, FileLocations, StackFrames.
 
