@@ -14,7 +14,7 @@ import pytest
 from event_files import read_events
 from matrix_training import matrix_run
 from small_settings import make_optimizer_settings
-from tiny_training import PLAIN_UNET, CountingBatches, make_run
+from tiny_training import CountingBatches
 from warm_process import WarmProcess
 
 from omfa_jax.core.errors import OmfaError
