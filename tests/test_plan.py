@@ -232,6 +232,7 @@ LOOP = """
 ENTRY %main (a: f32[8]) -> f32[8] {
   %w = (s32[], f32[8]) while(%init), condition=%condition.1, body=%body.1
   %r = (f32[8]{0}, f32[2]{0}) reduce-scatter-start(%a), replica_groups={{0,1,2,3},{4,5,6,7}}
+  %m = bf16[16]{0} all-gather(%b), replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}
   %f = f32[8]{0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.3
   ROOT %s = bf16[16]{0} all-reduce(%b), replica_groups=mesh['a'=2,'b'=4] {'a','b'}
 }
@@ -240,7 +241,9 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 def test_loop_bodies_count_once_per_iteration():
     found = parse_collectives(LOOP)
-    assert (found["all-gather"].runs, found["all-gather"].received_bytes) == (10, 10 * 128 * 3 // 4)
+    # the last is of 32 bytes among four
+    gathers = found["all-gather"]
+    assert (gathers.runs, gathers.received_bytes) == (11, 10 * 128 * 3 // 4 + 32 * 3 // 4)
     # the second is a TPU's fusion
     assert found["reduce-scatter"].received_bytes == 40 * 3 // 5 + 256 * 7 // 8
     assert found["all-reduce"].received_bytes == 2 * 32 * 7 // 8
