@@ -130,13 +130,13 @@ def format_table(rows: dict[str, Any]) -> str:
     """Return the table in Markdown."""
     gib = 2**30
     lines = [
-        "| step | state, GiB a chip | peak, GiB | received, GB: gather / scatter / reduce / other"
-        " | collectives | moved, GB | roofline, s | seconds to trace, compile |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| step | state, GiB a chip | temporaries | peak"
+        " | received, GB: gather / scatter / reduce / other | collectives | moved, GB | roofline, s | seconds to trace, compile |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in rows.items():
         if "failure" in row:
-            lines.append(f"| {name} | {row['failure'].replace('|', '/')} | | | | | | |")
+            lines.append(f"| {name} | {row['failure'].replace('|', '/')} | | | | | | | |")
             continue
         kinds = ("all-gather", "reduce-scatter", "all-reduce")
         moved = {kind: total for kind, (_, total) in row["collectives"].items()}
@@ -144,7 +144,8 @@ def format_table(rows: dict[str, Any]) -> str:
         runs = sum(count for count, _ in row["collectives"].values())
         touched, bound = row["moved_bytes"], row["roofline_s"]
         lines.append(
-            f"| {name} | {row['state_bytes'] / gib:.2f} | {row['peak_bytes'] / gib:.2f} |"
+            f"| {name} | {row['state_bytes'] / gib:.2f} | {row['temporary_bytes'] / gib:.2f} |"
+            f" {row['peak_bytes'] / gib:.2f} |"
             f" {' / '.join(f'{part / 1e9:.2f}' for part in parts)} | {runs} |"
             f" {'' if touched is None else f'{touched / 1e9:.0f}'} |"
             f" {'' if bound is None else f'{bound:.3g}'} |"
