@@ -131,7 +131,8 @@ def format_table(rows: dict[str, Any]) -> str:
     gib = 2**30
     lines = [
         "| step | state, GiB a chip | temporaries | peak"
-        " | received, GB: gather / scatter / reduce / other | collectives | moved, GB | roofline, s | seconds to trace, compile |",
+        " | received, GB: gather / scatter / reduce / other | collectives | moved, GB"
+        " | roofline, s | seconds to trace, compile |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in rows.items():
