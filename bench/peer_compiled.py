@@ -10,6 +10,7 @@ a later call compiles what is missing. OUT/*.hlo.gz are the optimised programs, 
 """
 
 import argparse
+import contextlib
 import dataclasses
 import gzip
 import importlib.metadata
@@ -52,7 +53,7 @@ def compile_side(side: str, topology: str, options: argparse.Namespace) -> dict[
     import jax
 
     from omfa_jax.parallel.topology import parse_topology
-    from omfa_jax.planning.aot import EFFORT, describe_devices
+    from omfa_jax.planning.aot import compile_at_least_effort, describe_devices
     from omfa_jax.planning.hlo_collectives import parse_collectives
 
     devices = describe_devices(parse_topology(topology))
@@ -71,8 +72,8 @@ def compile_side(side: str, topology: str, options: argparse.Namespace) -> dict[
             attention=variant,
         )
     traced = time.perf_counter()
-    effort = {"exec_time_optimization_effort": EFFORT}
-    compiled = lowered.compile(compiler_options=None if options.full_effort else effort)
+    with contextlib.nullcontext() if options.full_effort else compile_at_least_effort():
+        compiled = lowered.compile()
     seconds = time.perf_counter() - traced
     text = compiled.as_text() or ""
     with atomic_write(options.out / f"{side}-{topology}.hlo.gz".replace(" ", "-")) as temporary:
