@@ -20,6 +20,9 @@ from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
 from omfa_jax.planning import aot
 from omfa_jax.planning.aot import make_job_step
 from omfa_jax.planning.plan import make_plan
+from omfa_jax.planning.roofline import compute_roofline
+from omfa_jax.planning.roofline_machine import make_machine
+from omfa_jax.planning.roofline_report import format_roofline, summarize
 from omfa_jax.train.aot_step import make_aot_step
 
 # a network whose step compiles in a quarter of a minute
@@ -75,6 +78,14 @@ def test_formulas_and_compiler_agree_on_traffic(step):
     gathered = compiled.traffic["all-gather"].received_bytes
     assert made.traffic["all-gather of weights"] / 2 <= gathered
     assert gathered <= 1.01 * made.traffic["all-gather of weights"]
+
+
+def test_the_rooflines_flops_are_the_closed_forms(step):
+    found = summarize(compute_roofline(step.stats.text, make_machine(EIGHT)), step.plan)
+    # the closed form counts elementwise operations, too, the roofline padding's taps on CPUs
+    assert 8 * found["flops"] == pytest.approx(step.plan.model_flops, rel=0.02)
+    text = format_roofline(found, step.plan)
+    assert "omfa_jax/models/" in text.split("dearest")[1] and not found["notes"]
 
 
 def collectives(text):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import BATCH_TYPE, EFFICIENCY_TYPE, float_between, parse_path
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.atomic_files import atomic_write
+from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.path_checks import require_writable_file
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     level.add_argument(
         "--compile",
         action="store_true",
-        help="also compile the step with the topology's own compiler (minutes, several GB)",
+        help="also compile the step with the topology's own compiler (minutes, several GB) and"
+        " print its roofline: time, MFU bound and dearest source lines",
     )
     parser.add_argument(
         "--efficiency",
@@ -63,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", type=parse_path, metavar="FILE", help="also write the figures to FILE"
     )
+    parser.add_argument(
+        "--plot",
+        type=parse_path,
+        metavar="FILE",
+        help="draw the compiled step's time and bytes by part of the network, as .png or .svg;"
+        " requires --compile",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -70,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         # before minutes of compiling
         require_writable_file(options.json, "--json")
+    if options.plot:
+        check_plot(options)
     if "jax" not in sys.modules:
         # nothing runs on a device, and starting one would take its memory from other processes
         os.environ["JAX_PLATFORMS"] = "cpu"
@@ -92,11 +103,16 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.planning import aot
     from omfa_jax.planning.plan import find_fitting_overrides, find_lighter_remat, make_plan
     from omfa_jax.planning.report import (
+        compiled_to_dict,
         format_compiled,
         format_plan,
         format_sampling,
         plan_to_dict,
     )
+    from omfa_jax.planning.roofline import compute_roofline
+    from omfa_jax.planning.roofline_machine import make_machine
+    from omfa_jax.planning.roofline_plot import draw_parts
+    from omfa_jax.planning.roofline_report import format_roofline, summarize
 
     topology = parse_topology(options.topology)
     if options.compile:
@@ -127,17 +143,24 @@ def run(options: argparse.Namespace) -> None:
             f"config.train.remat={faster.remat} also fits:"
             f" {faster.peak_bytes / 2**30:.1f} GiB per device, {faster.step_seconds:.3f} s per step"
         )
-    compiled = None
+    compiled = roofline = None
     if options.compile:
         compiled = aot.compile_step(job, aot.describe_devices(topology))
         print(format_compiled(made, compiled))
+        roofline = summarize(compute_roofline(compiled.text, make_machine(topology)), made)
+        print(format_roofline(roofline, made))
+    if options.plot and roofline:
+        with atomic_write(options.plot) as file:
+            file.write_bytes(draw_parts(roofline, topology.name, options.plot.suffix[1:]))
+        log.info("wrote %s", options.plot)
     # before the verdict: scripts want the figures of a run that does not fit as well
     if options.json:
         figures = {
             "plan": plan_to_dict(made),
             "sampling": sampling
             and dataclasses.asdict(sampling) | {"peak_bytes": sampling.peak_bytes},
-            "compiled": compiled and dataclasses.asdict(compiled),
+            "compiled": compiled and compiled_to_dict(compiled),
+            "roofline": roofline,
         }
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     # the compiler's figure decides where there is one
@@ -150,6 +173,16 @@ def run(options: argparse.Namespace) -> None:
             f"this run does not fit on {topology.name}: it needs {peak / 2**30:.1f} of"
             f" {made.usable_bytes / 2**30:.1f} GiB per device; {change}"
         )
+
+
+def check_plot(options: argparse.Namespace) -> None:
+    """Raise OmfaError unless --plot can be drawn and written; before minutes of compiling."""
+    if not options.compile:
+        raise OmfaError("--plot draws the compiled step: add --compile, or drop --plot")
+    if options.plot.suffix not in (".png", ".svg"):
+        raise OmfaError(f"--plot: expected a name that ends in .png or .svg, got {options.plot}")
+    require_modules("omfa plan --plot", "scaling", "matplotlib")
+    require_writable_file(options.plot, "--plot")
 
 
 def load_job(options: argparse.Namespace) -> "TrainingJob":

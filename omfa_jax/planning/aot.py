@@ -4,7 +4,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ class CompiledStats:
     """The compiler's figures for one device: memory, and traffic of one step by collective.
 
     `seconds` is the compile time. `argument_bytes` are state and batch, `temporary_bytes` all else;
-    `peak_bytes` is the compiler's planned maximum.
+    `peak_bytes` is the compiler's planned maximum. `text` is the optimised program's.
     """
 
     seconds: float
@@ -44,6 +44,7 @@ class CompiledStats:
     temporary_bytes: int
     peak_bytes: int
     traffic: dict[str, CollectiveTraffic]
+    text: str = field(default="", repr=False)
 
 
 def describe_devices(topology: Topology) -> list[Any]:
@@ -147,10 +148,12 @@ def compile_step(job: TrainingJob, devices: list[Any]) -> CompiledStats:
     # donated state: those outputs reuse the arguments' memory and must not count twice
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    text = compiled.as_text() or ""
     return CompiledStats(
         seconds=time.perf_counter() - start,
         argument_bytes=arguments,
         temporary_bytes=temporary,
         peak_bytes=memory.peak_memory_in_bytes or arguments + temporary + outputs,
-        traffic=parse_collectives(compiled.as_text() or ""),
+        traffic=parse_collectives(text),
+        text=text,
     )

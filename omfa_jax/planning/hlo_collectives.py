@@ -111,21 +111,32 @@ def _parse_collective(line: str, collective: re.Match[str], *, scatters: bool) -
         math.prod(map(int, filter(None, dims.split(",")))) * ITEMSIZES.get(kind_of, 4)
         for kind_of, dims in _ARRAY.findall(collective[1])
     )
-    group = _group_size(line)
+    group = find_group_size(line)
+    received = compute_received_bytes(kind, size, group, started=started, scatters=scatters)
+    return ("reduce-scatter" if scatters and kind == "all-reduce" else kind), received
+
+
+def compute_received_bytes(
+    kind: str, size: int, group: int, *, started: bool = False, scatters: bool = False
+) -> int:
+    """Return what a device of `group` receives in a collective whose result has `size` bytes.
+
+    `started`: the result is that of an asynchronous start, which holds the operand too.
+    """
     if kind == "collective-permute":
-        return kind, size // 2 if started else size
+        return size // 2 if started else size
     if kind == "all-reduce":
-        received = size * (group - 1) // group
-        return ("reduce-scatter", received) if scatters else (kind, 2 * received)
+        return (1 if scatters else 2) * (size * (group - 1) // group)
     if started:
         # an async start's type holds operand and result: 1 + group parts
-        return kind, size * (group - 1) // (group + 1)
+        return size * (group - 1) // (group + 1)
     if kind == "reduce-scatter":
-        return kind, size * (group - 1)
-    return kind, size * (group - 1) // group
+        return size * (group - 1)
+    return size * (group - 1) // group
 
 
-def _group_size(line: str) -> int:
+def find_group_size(line: str) -> int:
+    """Return how many devices take part in a collective together, 1 if its text does not say."""
     sized, listed, meshed = (pattern.search(line) for pattern in _GROUPS)
     if sized:
         return int(sized[1])

@@ -152,3 +152,10 @@ def plan_to_dict(made: Plan) -> dict[str, Any]:
     # properties, which asdict leaves out
     names = ("peak_bytes", "fits", "step_seconds", "bare_step_seconds", "mfu")
     return dataclasses.asdict(made) | {name: getattr(made, name) for name in names}
+
+
+def compiled_to_dict(compiled: CompiledStats) -> dict[str, Any]:
+    """Return the compiler's figures for JSON, without the program's text."""
+    found = dataclasses.asdict(dataclasses.replace(compiled, text=""))
+    del found["text"]
+    return found
