@@ -7,6 +7,7 @@ Nothing is run: the second form needs the compiler of `omfa plan --compile`, and
 """
 
 import argparse
+import contextlib
 import os
 import time
 
@@ -23,7 +24,7 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.models import Compute, get_unet_shapes, get_vae_shapes
 from omfa_jax.parallel.attention_kernels import get_attention_kernel, select_attention_kernel
 from omfa_jax.parallel.topology import parse_topology
-from omfa_jax.planning.aot import EFFORT, describe_devices
+from omfa_jax.planning.aot import compile_at_least_effort, describe_devices
 from omfa_jax.planning.frozen_vae import compute_sampling_memory
 from omfa_jax.sampling.sampler import choose_dtype
 from omfa_jax.sampling.sampler_program import SamplerProgram
@@ -70,7 +71,6 @@ def main() -> None:
     config = config_lib.load_config(options.config, overrides)
     job, settings = make_job(config), config_lib.make_sampler_settings(config)
     if options.topology:
-        jax.config.update("jax_exec_time_optimization_effort", EFFORT)
         topology = parse_topology(options.topology)
         device, platform = describe_devices(topology)[0], topology.platform
     else:
@@ -89,15 +89,16 @@ def main() -> None:
             fused_attention=kernel != "xla",
         )
         start = time.perf_counter()
-        found = compile_sampler(
-            job,
-            settings,
-            job.diffusion.tasks[0],
-            pictures,
-            device,
-            dtype,
-            get_attention_kernel(kernel),
-        )
+        with compile_at_least_effort() if options.topology else contextlib.nullcontext():
+            found = compile_sampler(
+                job,
+                settings,
+                job.diffusion.tasks[0],
+                pictures,
+                device,
+                dtype,
+                get_attention_kernel(kernel),
+            )
         working = planned.peak_bytes - planned.weights_bytes
         temporary = found.temp_size_in_bytes + found.output_size_in_bytes
         both = planned.peak_bytes, found.argument_size_in_bytes + temporary

@@ -9,6 +9,8 @@ import sys
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# a hundred processes import the package, and each worker collects all test files
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # the workers share the cores; BLAS threads that wait for each other took nine tenths of a fit
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

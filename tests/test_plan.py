@@ -1,29 +1,24 @@
-"""`omfa plan`: formulas agree with the compiler, topologies parse, advice makes runs fit."""
+"""`omfa plan`: topologies parse, advice makes runs fit; the compiler: test_sharding_rules."""
 
 import dataclasses
 import json
 import os
 
-import jax
 import pytest
 
 from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.cli.plan_command import load_job
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import UNETS, get_unet_shapes
+from omfa_jax.models import get_unet_shapes
 from omfa_jax.parallel.gpu_targets import GPU_TARGETS
 from omfa_jax.parallel.hardware import CHIPS
 from omfa_jax.parallel.mesh import MESH_AXES
 from omfa_jax.parallel.topology import Topology, parse_topology
-from omfa_jax.planning.aot import compile_step
 from omfa_jax.planning.flops import count_unet_flops
 from omfa_jax.planning.hlo_collectives import parse_collectives
 from omfa_jax.planning.memory import find_largest_layer
 from omfa_jax.planning.plan import find_fitting_overrides, find_lighter_remat, make_plan
-from omfa_jax.planning.roofline import compute_roofline
-from omfa_jax.planning.roofline_machine import make_machine
-from omfa_jax.planning.roofline_report import format_roofline, summarize
 
 BASE = "configs/base.py"
 SMALL = (
@@ -55,47 +50,6 @@ def job(*overrides):
 
     Options.overrides = overrides
     return load_job(Options)
-
-
-@pytest.fixture(scope="module")
-def both():
-    # a network whose step compiles in a quarter of a minute
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(UNETS, "tiny", dataclasses.replace(UNETS["tiny"], transformer_depth=(0, 2)))
-        flags = ("--config.model.unet=tiny", *SMALL[1:])
-        small = job(*flags, "--config.mesh.fsdp=4", "--config.mesh.data=2")
-        return make_plan(small, EIGHT), compile_step(small, jax.devices()[:8])
-
-
-def test_formulas_and_compiler_agree_on_memory(both):
-    made, compiled = both
-    assert made.peak_bytes == pytest.approx(
-        compiled.argument_bytes + compiled.temporary_bytes, rel=0.1
-    )
-    state = sum(made.memory[name] for name in ("parameters", "optimizer", "ema"))
-    assert state == pytest.approx(compiled.argument_bytes, rel=0.05)
-    assert made.memory["activations or gradients"] > 3 * state
-
-
-def test_formulas_and_compiler_agree_on_traffic(both):
-    made, compiled = both
-    scattered = compiled.traffic["reduce-scatter"].received_bytes
-    assert made.traffic["reduce-scatter of gradients"] == scattered
-    summed = compiled.traffic["all-reduce"].received_bytes
-    assert made.traffic["all-reduce of gradients over data"] == pytest.approx(summed, rel=0.1)
-    # XLA's CPU compiler keeps some of what a TPU's or GPU's gathers twice
-    gathered = compiled.traffic["all-gather"].received_bytes
-    assert made.traffic["all-gather of weights"] / 2 <= gathered
-    assert gathered <= 1.01 * made.traffic["all-gather of weights"]
-
-
-def test_the_rooflines_flops_are_the_closed_forms(both):
-    made, compiled = both
-    found = summarize(compute_roofline(compiled.text, make_machine(EIGHT)), made)
-    # the closed form counts elementwise operations, too, the roofline padding's taps on CPUs
-    assert 8 * found["flops"] == pytest.approx(made.model_flops, rel=0.02)
-    text = format_roofline(found, made)
-    assert "omfa_jax/models/" in text.split("dearest")[1] and not found["notes"]
 
 
 def test_sdxl_on_the_papers_machine():
@@ -278,6 +232,7 @@ LOOP = """
 ENTRY %main (a: f32[8]) -> f32[8] {
   %w = (s32[], f32[8]) while(%init), condition=%condition.1, body=%body.1
   %r = (f32[8]{0}, f32[2]{0}) reduce-scatter-start(%a), replica_groups={{0,1,2,3},{4,5,6,7}}
+  %m = bf16[16]{0} all-gather(%b), replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}
   %f = f32[8]{0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.3
   ROOT %s = bf16[16]{0} all-reduce(%b), replica_groups=mesh['a'=2,'b'=4] {'a','b'}
 }
@@ -286,7 +241,9 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 def test_loop_bodies_count_once_per_iteration():
     found = parse_collectives(LOOP)
-    assert (found["all-gather"].runs, found["all-gather"].received_bytes) == (10, 10 * 128 * 3 // 4)
+    # the last is of 32 bytes among four
+    gathers = found["all-gather"]
+    assert (gathers.runs, gathers.received_bytes) == (11, 10 * 128 * 3 // 4 + 32 * 3 // 4)
     # the second is a TPU's fusion
     assert found["reduce-scatter"].received_bytes == 40 * 3 // 5 + 256 * 7 // 8
     assert found["all-reduce"].received_bytes == 2 * 32 * 7 // 8

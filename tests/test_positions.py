@@ -36,7 +36,8 @@ jax.config.update("jax_default_matmul_precision", "highest")
 from omfa_jax.parallel import distributed
 distributed.initialize(Path(sys.argv[1]))
 from test_positions import found
-print(json.dumps(found(Path(sys.argv[1]), tuple(map(int, os.environ["ORDER"].split(","))))))
+orders = json.loads(os.environ["ORDERS"])
+print(json.dumps([found(Path(sys.argv[1]) / str(order), tuple(order)) for order in orders]))
 """
 
 
@@ -118,26 +119,34 @@ def found(workdir, order):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One process with all four devices, in the mesh's order."""
-    return run_together(tmp_path_factory.mktemp("alone"), 1, CONTIGUOUS)[0]
+    """What one process with all four devices finds, in the mesh's order."""
+    return run_together(tmp_path_factory.mktemp("alone"), 1, [CONTIGUOUS])[CONTIGUOUS][0]
 
 
-def run_together(workdir, count, order):
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What each of two processes finds, by the order of the devices in the mesh."""
+    return run_together(tmp_path_factory.mktemp("together"), 2, [CONTIGUOUS, PERMUTED])
+
+
+def run_together(workdir, count, orders):
     # XLA's default emitters: the bits of different programs are compared, and conftest's faster
     # ones round a product differently when it is fused
     flags = os.environ["XLA_FLAGS"].replace("--xla_cpu_use_fusion_emitters=false", "")
-    environment = {"ORDER": ",".join(map(str, order)), "XLA_FLAGS": flags}
+    environment = {"ORDERS": json.dumps(orders), "XLA_FLAGS": flags}
     started = processes.start(workdir, STEPS, count, program=FINDING, **environment)
-    results = []
+    results = {order: [] for order in orders}
     for status, out, err in processes.finish(started):
         assert status == 0, err[-3000:]
-        results.append(json.loads(out.strip().splitlines()[-1]))
+        rows = json.loads(out.strip().splitlines()[-1])
+        for order, row in zip(orders, rows, strict=True):
+            results[order].append(row)
     return results
 
 
 @pytest.mark.parametrize("order", [CONTIGUOUS, PERMUTED], ids=str)
-def test_two_processes_are_one_whatever_the_meshs_order(tmp_path, alone, order):
-    for other in run_together(tmp_path, 2, order):
+def test_two_processes_are_one_whatever_the_meshs_order(together, alone, order):
+    for other in together[order]:
         assert other["keys"] == alone["keys"] == list(examples()["key"])
         assert other["values"] == alone["values"] and other["total"] == alone["total"]
         assert other["noise"] == alone["noise"] and np.any(alone["noise"])

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import pickle
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,8 +169,85 @@ def test_s3_is_read_through_a_cache_of_shards(local, s3_server, tmp_path, monkey
     with pytest.raises(OmfaError, match="more than the cache of shards may have"):
         open_records(stored, "train")[0]
     monkeypatch.setenv("OMFA_SHARD_CACHE_GB", "much")
-    with pytest.raises(OmfaError, match="expected gigabytes above 0, got 'much'"):
+    with pytest.raises(OmfaError, match="expected gigabytes, 0 or more, got 'much'"):
         open_records(stored, "train")[0]
+
+
+@pytest.fixture
+def gs_copies(gs_server, tmp_path, monkeypatch, caplog):
+    """The folder of copies, and nothing reserved in it."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(shard_cache, "_reserved", {})
+    monkeypatch.setenv("OMFA_SHARD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def read_all_paths(source):
+    """Return the records, and the kinds of paths they were read from."""
+    records = [source[i] for i in range(9)]
+    return records, {type(path).__name__ for _, path in source._source._open.values()}
+
+
+def wait_for_copies(source):
+    while (thread := source._source._copies._thread) is not None:
+        thread.join()
+
+
+def test_training_reads_gs_from_copies_once_they_are_made(local, stored, gs_copies):
+    here, there = open_records(local, "train"), open_records(stored, "train")
+    there.copy_in_background()
+    expected, _ = read_all_paths(here)
+    assert read_all_paths(there)[0] == expected
+    wait_for_copies(there)
+    assert read_all_paths(there) == (expected, {"PosixPath"})
+    # as in a worker process, and after another process made room
+    again = pickle.loads(pickle.dumps(there))
+    for copy in gs_copies.glob("*.array_record"):
+        copy.unlink()
+    assert read_all_paths(again)[0] == expected
+    wait_for_copies(again)
+    assert read_all_paths(again) == (expected, {"PosixPath"})
+
+
+def test_the_training_iterator_asks_for_copies(local, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        shard_reader.ShardReader, "copy_in_background", lambda _, size: asked.append(size)
+    )
+    batches(local, count=1)
+    assert asked == [sum(p.stat().st_size for p in local.rglob("*train.array_record*"))]
+
+
+def test_what_cannot_be_copied_is_read_in_the_bucket(local, stored, gs_copies, monkeypatch, caplog):
+    expected, _ = read_all_paths(open_records(local, "train"))
+    source = open_records(stored, "train")
+    with monkeypatch.context() as patch:
+        patch.setenv("OMFA_SHARD_CACHE_GB", "0.000001")
+        source.copy_in_background()
+    assert source._source._copies is None
+    assert "is read in the bucket, a request for each record" in caplog.text
+
+    def fail(path, file):
+        raise OSError(errno.ENOSPC, "no space left", file)
+
+    source.copy_in_background()
+    monkeypatch.setattr(RemotePath, "download", fail)
+    assert read_all_paths(source) == (expected, {"RemotePath"})
+    wait_for_copies(source)
+    assert read_all_paths(source) == (expected, {"RemotePath"})
+    assert caplog.text.count("read in the bucket from here on, not copied") == 1
+
+
+def test_copies_stay_within_the_room_they_share(gs_copies, monkeypatch):
+    first, second = RemotePath("gs://bucket/first"), RemotePath("gs://bucket/second")
+    monkeypatch.setenv("OMFA_SHARD_CACHE_GB", "0.001")
+    assert shard_cache.reserve_room(first, 600_000)
+    assert not shard_cache.reserve_room(second, 600_000)
+    assert shard_cache.reserve_room(second, 300_000) and shard_cache.reserve_room(first, 700_000)
+    monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
+    assert not shard_cache.reserve_room(second, 300_001)
+    monkeypatch.setenv("OMFA_SHARD_CACHE_GB", "0")
+    assert not shard_cache.reserve_room(first, 1)
 
 
 def test_more_shards_than_files_may_be_open(raw, tmp_path, monkeypatch):

@@ -157,10 +157,9 @@ def test_every_condition_matters_and_clean_parts_carry_nothing(params):
     assert np.all(np.abs(first - text).max((1, 2, 3)) > 1e-4)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_features_once_a_sample_give_the_same_picture(params, guidance):
+def test_features_once_a_sample_give_the_same_picture(params):
     x0, noise, pose = canvases(2)
-    settings = SamplerSettings(steps=3, guidance=guidance)
+    settings = SamplerSettings(steps=3, guidance=2.0)
     net = make_apply_fn(DUAL, UNET, Compute())
 
     @functools.partial(jax.jit, static_argnames="cached")
@@ -190,9 +189,10 @@ def test_the_null_branch_has_features_of_its_own(params):
     x0, _, pose = canvases(0)
     mask = SETTINGS.canvas.make_mask(NOISED)
     inputs, rows = make_cfg_inputs(DUAL, 2.0, x0, mask, pose, ROWS, 2)
-    features = make_apply_fn(DUAL, UNET, Compute()).compute_features(params, inputs, rows, PROMPTS)
+    compute_features = jax.jit(make_apply_fn(DUAL, UNET, Compute()).compute_features)
+    features = compute_features(params, inputs, rows, PROMPTS)
     other, _ = make_cfg_inputs(DUAL, 2.0, canvases(1)[0], mask, canvases(1)[2], ROWS, 2)
-    swapped = make_apply_fn(DUAL, UNET, Compute()).compute_features(params, other, rows, PROMPTS)
+    swapped = compute_features(params, other, rows, PROMPTS)
     for a, b in zip(jax.tree.leaves(features), jax.tree.leaves(swapped), strict=True):
         assert a.shape[1] == 4
         np.testing.assert_array_equal(a[:, 2:], b[:, 2:])

@@ -14,7 +14,7 @@ import pytest
 from event_files import read_events
 from matrix_training import matrix_run
 from small_settings import make_optimizer_settings
-from tiny_training import PLAIN_UNET, CountingBatches, make_run
+from tiny_training import CountingBatches
 from warm_process import WarmProcess
 
 from omfa_jax.core.errors import OmfaError
@@ -45,7 +45,7 @@ def losses(workdir):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight")
-    run = make_run(workdir, STEPS, unet=PLAIN_UNET)
+    run = matrix_run(workdir, STEPS)
     return workdir, train(run), run
 
 
@@ -63,9 +63,9 @@ def test_every_curve_of_a_run_has_a_group(straight):
 
 def test_five_steps_are_two_a_restart_and_three(straight, tmp_path):
     workdir, state, run = straight
-    stopped = make_run(tmp_path, 2, unet=PLAIN_UNET)
+    stopped = matrix_run(tmp_path, 2)
     train(stopped)
-    resumed = make_run(tmp_path, STEPS, unet=PLAIN_UNET)
+    resumed = matrix_run(tmp_path, STEPS)
     after = train(resumed)
     assert stopped.batches.seen == [0, 1]
     assert resumed.batches.seen == [2, 3, 4]
@@ -77,9 +77,9 @@ def test_five_steps_are_two_a_restart_and_three(straight, tmp_path):
 
 
 def test_the_mesh_does_not_matter(straight, tmp_path):
-    """The gradient of a UNet with attention: test_reference_training."""
+    """Of a matrix; the gradient of a UNet: test_reference_training."""
     workdir, state, _ = straight
-    other = train(make_run(tmp_path, STEPS, MESH, unet=PLAIN_UNET))
+    other = train(matrix_run(tmp_path, STEPS, MESH))
     for name, bound in (("loss", 1e-5), ("grad_norm", 1e-4)):
         assert logged(tmp_path, name) == pytest.approx(logged(workdir, name), rel=bound)
     for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
@@ -94,6 +94,13 @@ def test_the_mesh_does_not_matter(straight, tmp_path):
         jax.tree.leaves(other.params), jax.tree.leaves(other.opt_state[1][0].mu), strict=True
     ):
         assert p.sharding.is_equivalent_to(m.sharding, p.ndim)
+
+
+def test_a_save_compiles_no_slices_of_small_replicas(tmp_path, caplog):
+    """Orbax would write an eighth from each device, with a program for each shape and device."""
+    with jax.log_compiles():
+        train(matrix_run(tmp_path, 1, mesh=(8, 1, 1)))
+    assert "jit(per_leaf)" in caplog.text and "jit(slice)" not in caplog.text
 
 
 def test_a_run_restarts_on_another_mesh_in_microbatches(tmp_path):

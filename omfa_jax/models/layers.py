@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -12,13 +13,31 @@ from omfa_jax.models.compute import Compute, GatherFn
 from omfa_jax.models.convolution import convolve
 
 
-class GatheringModule(nn.Module):
+class ParamModule(nn.Module):
+    """A module whose weights are checked by the shape asked for.
+
+    Flax traces each weight's initializer at every use to learn that shape, a fifth of the time that
+    tracing a UNet takes.
+    """
+
+    def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return a weight; flax.errors.ScopeParamShapeError if it has another shape."""
+        if self.is_initializing() or not self.has_variable("params", name):
+            return super().param(name, *args, **kwargs)
+        # of the arguments: the initializer, the shape, the dtype
+        value, shape = self.get_variable("params", name), tuple(args[1])
+        if jnp.shape(value) != shape:
+            raise ScopeParamShapeError(name, "/".join(self.path), jnp.shape(value), shape)
+        return value
+
+
+class GatheringModule(ParamModule):
     """A module that gathers each sharded weight when it uses it; see `Compute.gather`."""
 
     gather: GatherFn | None = None
 
     def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Return a weight; a shard bypasses Flax's shape check, which expects complete weights."""
+        """Return a weight; a shard is not checked, for the shapes asked for are the full ones."""
         # at initialisation the full shapes are wanted, and there is nothing to gather
         if self.gather is None or self.is_initializing():
             return super().param(name, *args, **kwargs)
@@ -76,13 +95,17 @@ def conv(
     )
 
 
-def layer_norm(name: str, compute: Compute) -> nn.LayerNorm:
+class LayerNorm(ParamModule, nn.LayerNorm):
+    """Flax's LayerNorm."""
+
+
+def layer_norm(name: str, compute: Compute) -> LayerNorm:
     """Return a LayerNorm named `name`: epsilon 1e-5, statistics in float32."""
     # the fast variance, E[x^2] - E[x]^2, cancels badly where the mean is large
-    return nn.LayerNorm(1e-5, compute.dtype, use_fast_variance=False, name=name)
+    return LayerNorm(1e-5, compute.dtype, use_fast_variance=False, name=name)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(ParamModule):
     """Group normalisation over height, width and the channels of each of `groups` groups.
 
     Statistics are float32 and two-pass. Sums are taken per channel first and per group second,

@@ -86,6 +86,7 @@ class SamplingMemory:
         return max(0, int(left * self.pictures // max(self.unet_bytes, self.vae_bytes)))
 
 
+@lru_cache(maxsize=64)
 def compute_sampling_memory(
     diffusion: DiffusionSettings,
     unet: UNetConfig,

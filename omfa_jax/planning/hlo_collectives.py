@@ -26,10 +26,11 @@ _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONSTANT = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
 _GROUPS = [
-    # XLA's three forms: [groups,size]<=[...]; {{0,1},{2,3}}; mesh['a'=8,'b'=1] {'a'}
+    # XLA's forms: [groups,size]<=[...]; {{0,1},{2,3}}; mesh['a'=8,'b'=1] {'a'}, where
+    # device_ids=([2,4]T(1,0)) may come between
     re.compile(r"replica_groups=\[\d+,(\d+)\]<="),
     re.compile(r"replica_groups=\{\{([\d,]+)\}"),
-    re.compile(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}"),
+    re.compile(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(.*?\))? \{(.*?)\}"),
 ]
 
 

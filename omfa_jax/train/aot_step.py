@@ -22,7 +22,6 @@ from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import TrainState, get_state_shardings, make_abstract_state
 from omfa_jax.train.step import Step, make_step
-from omfa_jax.train.vae_run import make_vae_training_objective, split_vae_params
 from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
 
@@ -99,6 +98,9 @@ def make_aot_vae_step(
     decoder_only: bool,
 ) -> AotStep:
     """Return the step that trains a VAE, or its decoder alone, on crops of pictures."""
+    # it loads the data pipeline, which a machine that only times a UNet's step need not have
+    from omfa_jax.train.vae_run import make_vae_training_objective, split_vae_params
+
     check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
     optimizer = make_optimizer(train.optimizer, train.steps)
     trained, constants = split_vae_params(get_vae_shapes(vae), decoder_only=decoder_only)

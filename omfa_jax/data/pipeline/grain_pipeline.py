@@ -55,6 +55,8 @@ def make_train_iterator(
     ]
     if len({source.kind for source in opened}) > 1:
         raise OmfaError("config.data.mixture: expected folders of one kind, got latents and images")
+    for source in opened:
+        source.records.copy_in_background()
     # Grain seeds are 32-bit
     seed %= SEED_LIMIT
     counts = [len(source.records) for source in opened]

@@ -149,6 +149,10 @@ class RecordSource:
         advice = "" if is_transient(error) else "; build again"
         return OmfaError(f"{self._place}: record {index} cannot be read ({reason}){advice}")
 
+    def copy_in_background(self) -> None:
+        """Copy shards of gs:// to this machine while they are read, if there is room for them."""
+        self._source.copy_in_background(self._size_bytes)
+
     def read_encoded(self, index: int) -> bytes:
         """Return the stored bytes of one record, a serialized tf.train.Example."""
         return self._source[index]
@@ -156,16 +160,14 @@ class RecordSource:
     def compute_digest(self, sampled: int = 64) -> str:
         """Return a digest of the number and size of records and of `sampled`, evenly spread."""
         digest = hashlib.sha256(f"{len(self)} {self._size_bytes}".encode())
-        for index in sorted(
-            set(np.linspace(0, max(len(self) - 1, 0), sampled, dtype=int).tolist())
-        ):
-            if index < len(self):
+        spread = np.unique(np.linspace(0, max(len(self) - 1, 0), sampled, dtype=int))
+        for index in spread.tolist()[: len(self)]:
+            try:
                 where = f"{self._place}: record {index}"
-                try:
-                    stored = call_with_retries(where, lambda index=index: self._read(index))
-                except Exception as error:  # as in __getitem__
-                    raise self._make_unreadable_error(index, error) from error
-                digest.update(hashlib.sha256(stored).digest())
+                stored = call_with_retries(where, lambda index=index: self._read(index))
+            except Exception as error:  # as in __getitem__
+                raise self._make_unreadable_error(index, error) from error
+            digest.update(hashlib.sha256(stored).digest())
         return digest.hexdigest()[:12]
 
     def _read(self, index: int) -> bytes:
@@ -272,9 +274,8 @@ def open_records(records_dir: str | os.PathLike, split: str, counted: bool = Tru
     names = sorted(info.filenames)
     sizes = call_with_retries(f"{place}", lambda: list_sizes(place))
     require_whole(place, names, info.num_bytes, sizes)
-    source = ShardReader(
-        [(place / name, count) for name, count in zip(names, info.shard_lengths, strict=True)]
-    )
+    paths = [place / name for name in names]
+    source = ShardReader(list(zip(paths, info.shard_lengths, strict=True)))
     return RecordSource(manifest["kind"], source, f"{folder}:{split}", info.num_bytes)
 
 

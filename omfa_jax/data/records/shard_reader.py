@@ -2,7 +2,7 @@
 
 ArrayRecord's own data source keeps every file open, which ends at the process's limit of open files
 (1,024 on many machines), and finds no records in s3:// without an error. Here at most half of that
-limit is open, gs:// is read where it is, and s3:// through `shard_cache`.
+limit is open, gs:// is read where it is until `shard_cache` has a copy, and s3:// from copies.
 """
 
 import bisect
@@ -37,11 +37,25 @@ class ShardReader:
     def __init__(self, shards: Sequence[tuple[AnyPath, int]]):
         self._paths = [path for path, _ in shards]
         self._ends = list(itertools.accumulate(count for _, count in shards))
+        self._copies_wanted = False
         self._start()
 
     def _start(self) -> None:
-        self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        # shard -> its reader, and the path that it reads
+        self._open: collections.OrderedDict[int, tuple[Any, AnyPath]] = collections.OrderedDict()
         self._lock = threading.Lock()
+        self._copies = shard_cache.BackgroundCopies() if self._copies_wanted else None
+
+    def copy_in_background(self, size_bytes: int) -> None:
+        """Copy shards of gs:// to this machine while they are read, if there is room for them all.
+
+        A record read in a bucket is a request and a connection of its own. `size_bytes`: of all
+        shards together.
+        """
+        path = self._paths[0] if self._paths else None
+        if isinstance(path, RemotePath) and path.scheme == "gs":
+            self._copies_wanted = shard_cache.reserve_room(path.parent, size_bytes)
+            self._start()
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -54,34 +68,39 @@ class ShardReader:
         return reader.read([index - first])[0]
 
     def _get_reader(self, shard: int) -> Any:
+        copy = self._copies.get(self._paths[shard]) if self._copies else None
         with self._lock:
-            reader = self._open.get(shard)
-            if reader is not None:
+            reader, path = self._open.get(shard, (None, None))
+            if reader is not None and copy in (None, path):
                 self._open.move_to_end(shard)
                 return reader
         # not under the lock: a shard in a bucket takes a while, and others are wanted meanwhile
-        reader = self._open_reader(shard)
+        opened = self._open_reader(shard, copy)
         with self._lock:
-            self._open[shard] = reader
-            if isinstance(self._paths[shard], Path):
-                while len(self._open) > get_most_open_files():
-                    self._open.popitem(last=False)
-        return reader
+            self._open[shard] = opened
+            while len(self._open) > get_most_open_files():
+                self._open.popitem(last=False)
+        return opened[0]
 
-    def _open_reader(self, shard: int) -> Any:
+    def _open_reader(self, shard: int, copy: Path | None) -> tuple[Any, AnyPath]:
         path = self._paths[shard]
-        if isinstance(path, RemotePath) and path.scheme == "s3":
-            path = shard_cache.fetch(path)
+        if copy is not None and copy.is_file():
+            path = copy
+        elif isinstance(path, RemotePath):
+            if path.scheme == "s3":
+                path = shard_cache.fetch(path)
+            elif self._copies:
+                self._copies.request(path)
         reader = ArrayRecordReader(
             str(path), options=_READER_OPTIONS, file_reader_buffer_size=_BUFFER_BYTES
         )
         expected = self._ends[shard] - (self._ends[shard - 1] if shard else 0)
         if reader.num_records() != expected:
             raise OmfaError(f"{path}: expected {expected} records, found {reader.num_records()}")
-        return reader
+        return reader, path
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_paths": self._paths, "_ends": self._ends}
+        return {name: self.__dict__[name] for name in ("_paths", "_ends", "_copies_wanted")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 
 # in a workdir, next to the checkpoints: everything in the model that training does not change
 MODEL_FOLDER = "model"
+# Orbax spreads the writing of a replicated array over its replicas, whose slices are programs to
+# compile, one for each shape and device; of smaller slices that takes longer than their writing
+MIN_SLICE_BYTES = 4 << 20
 
 
 class Checkpointer:
@@ -154,6 +158,9 @@ class Checkpointer:
                 barrier_sync_fn=self._wait_at_barrier, create_directories_asynchronously=False
             ),
         )
+        # an attribute, for a handler of our own would lack what Orbax's default one is made with
+        handler = ocp.type_handlers.get_type_handler(jax.Array)
+        handler._min_slice_bytes_for_replica_parallel = MIN_SLICE_BYTES  # type: ignore[attr-defined]
         try:
             self._opened = ocp.CheckpointManager(to_orbax(self.folder), options=options)
         except Exception as error:
